@@ -1,0 +1,440 @@
+"""The sequence: how a document of text and images becomes the flat arrays of a row. The one definition of layout.
+
+A document is a list of segments. Text takes one position a token. An image with grids (1,1) (2,2) ... (h_K,w_K) takes
+
+    position   <boi>    scale 2 ...  scale K    [context block]   <eoi>
+    time       t        t+1     ...  t+K-1      [t+K]             t+K or [t+K+1]
+    input      token    scale 1's    scale K-1's  scale K's       token
+                        codes, resized to this scale's grid
+    target     scale 1  scale 2      scale K      none            the next text token
+
+Attention: position i sees exactly the keys attend_start[i] <= j < attend_end[i]. Text ends at i+1; a scale's positions
+all end where their block ends. For `a <boi> [2x2 scale] <eoi> b` in one document (1 = visible):
+
+    a      1 0 0 0 0 0 0 0
+    <boi>  1 1 0 0 0 0 0 0
+    v      1 1 1 1 1 1 0 0      four rows alike
+    <eoi>  1 1 1 1 1 1 1 0
+    b      1 1 1 1 1 1 1 1
+
+Source: NextFlow (arXiv 2601.02204), sections on next-scale prediction, positions and scale reweighting.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence as Seq
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from nextflow_jax.config import Fault
+from nextflow_jax.errors import UserError
+from nextflow_jax.resize import gather_taps, resize_gather
+from nextflow_jax.scales import ScaleSchedule
+from nextflow_jax.vocabulary import Vocabulary
+
+INPUTS = ("residual", "accumulated")
+
+Accumulate = Callable[[ScaleSchedule, Int[np.ndarray, "N"]], list[Float[np.ndarray, "cells C"]]]
+"""Entry i of the result: features accumulated over scales 1..i+1, on the grid of scale i+2 (the last: the final grid)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceConfig:
+    """What the layout leaves open: how scale inputs are made, position constants, loss weights."""
+
+    inputs: str = "residual"
+    """"residual": scale k sees scale k-1's codes alone (NextFlow); "accumulated": the sum over scales (VAR)."""
+    input_resize: str = "bilinear"
+    """Resize of the previous scale's codes: "nearest" or "bilinear"."""
+    rope_extent: float = 64.0
+    """C of the multi-scale RoPE: every grid's cells span C on the square, whatever the resolution."""
+    scale_reweight: float = 0.0
+    """alpha: a scale's tokens weigh 1/(h*w)^alpha, normalised over the image; 0 = all tokens alike."""
+    text_weight: float = 1.0
+    """Loss weight of a text token."""
+    vision_weight: float = 1.0
+    """Mean loss weight of a vision token."""
+
+    @property
+    def taps(self) -> int:
+        """T, the source codes mixed at a vision position."""
+        return gather_taps(self.input_resize)
+
+    def faults(self) -> Iterator[Fault]:
+        """The rules this configuration breaks."""
+        if self.inputs not in INPUTS:
+            yield Fault("inputs", self.inputs, f"must be one of {INPUTS}", "use 'residual' for NextFlow's recipe")
+        if self.input_resize not in ("nearest", "bilinear"):
+            yield Fault("input_resize", self.input_resize, "must be 'nearest' or 'bilinear'", "use 'bilinear'")
+        if self.rope_extent <= 0:
+            yield Fault("rope_extent", self.rope_extent, "must be positive", "use e.g. 64.0")
+        for name in ("scale_reweight", "text_weight", "vision_weight"):
+            if getattr(self, name) < 0:
+                yield Fault(name, getattr(self, name), "must not be negative", "use 0 to switch it off")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSegment:
+    """Text ids (without specials). `loss`: its tokens are targets. `condition`: guidance dropout may remove it."""
+
+    tokens: Int[np.ndarray, "tokens"]
+    loss: bool = True
+    condition: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSegment:
+    """An image's codes: what the decoder sees (`inputs`) and what it is to predict (`targets`).
+
+    They differ under self-correction: inputs are sampled codes, targets the nearest ones (recipe section 5).
+    `context_block` feeds the last scale's own codes in one more block, for images that condition what follows.
+    """
+
+    schedule: ScaleSchedule
+    inputs: Int[np.ndarray, "N"]
+    targets: Int[np.ndarray, "N"]
+    loss: bool = True
+    context_block: bool = False
+
+
+Segment = TextSegment | ImageSegment
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """The arrays of a document or of a packed row; all have S entries. See the module docstring and DESIGN section 4."""
+
+    tokens: Int[np.ndarray, "S"]
+    """Unified id at text positions; the pad id at vision positions."""
+    vision_ids: Int[np.ndarray, "S T"]
+    """Codes of the previous scale whose embeddings make the input."""
+    vision_weights: Float[np.ndarray, "S T"]
+    """Their weights; rows of zeros at text positions."""
+    vision_features: Float[np.ndarray, "S C"] | None
+    """Accumulated inputs: features in place of the weighted codes. None with residual inputs."""
+    positions: Float[np.ndarray, "S 3"]
+    """(time, row, column) of the RoPE."""
+    scale_index: Int[np.ndarray, "S"]
+    """0 = text, k = scale k (1-based), K+1 = context block."""
+    num_scales: Int[np.ndarray, "S"]
+    """K at an image's <boi> and vision positions, 0 elsewhere."""
+    attend_start: Int[np.ndarray, "S"]
+    attend_end: Int[np.ndarray, "S"]
+    targets: Int[np.ndarray, "S"]
+    """Unified id to predict; the pad id where there is none."""
+    loss_weights: Float[np.ndarray, "S"]
+    document: Int[np.ndarray, "S"]
+    """1, 2, ... in a row; 0 = padding."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Name to array, without `vision_features` when there are none."""
+        items = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return {name: value for name, value in items if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleLayout:
+    """One scale's block, relative to its image: what training, sampling and partial decoding share."""
+
+    scale: int
+    num_scales: int
+    gather: Int[np.ndarray, "cells T"]
+    """Index into the previous scale's codes."""
+    weights: Float[np.ndarray, "cells T"]
+    time_offset: int
+    """Time of the block minus the time of <boi>."""
+    rows: Float[np.ndarray, "cells"]
+    columns: Float[np.ndarray, "cells"]
+
+    @property
+    def cells(self) -> int:
+        """Positions of the block."""
+        return len(self.rows)
+
+
+@functools.cache
+def scale_layout(schedule: ScaleSchedule, scale: int, config: SequenceConfig) -> ScaleLayout:
+    """The block of scale `scale` (2 ... K; K+1 = the context block, which repeats the last scale's own codes).
+
+    Rows and columns are C/sqrt(h*w) * (cell + 0.5) (NextFlow, multi-scale 3D RoPE).
+    """
+    last = schedule.num_scales
+    grid = schedule.grids[min(scale, last) - 1]
+    source = schedule.grids[min(scale - 1, last) - 1]
+    gather, weights = resize_gather(source, grid, config.input_resize)
+    step = config.rope_extent / np.sqrt(grid[0] * grid[1])
+    row, column = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    return ScaleLayout(
+        scale=scale,
+        num_scales=last,
+        gather=gather,
+        weights=weights,
+        time_offset=scale - 1,
+        rows=(step * (row.ravel() + 0.5)).astype(np.float32),
+        columns=(step * (column.ravel() + 0.5)).astype(np.float32),
+    )
+
+
+@functools.cache
+def scale_weights(schedule: ScaleSchedule, alpha: float) -> Float[np.ndarray, "K"]:
+    """Loss weight of a token of each scale: 1/(h*w)^alpha, scaled so that an image's weights sum to its token count."""
+    counts = np.asarray(schedule.counts, np.float64)
+    weights = counts**-alpha
+    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+
+
+def image_positions(schedule: ScaleSchedule, context_block: bool = False) -> int:
+    """Positions an image takes: <boi>, scales 2..K, the context block if asked, <eoi>."""
+    return schedule.num_tokens - 1 + 2 + (schedule.counts[-1] if context_block else 0)
+
+
+def image_time(schedule: ScaleSchedule, context_block: bool = False) -> int:
+    """Time steps from an image's <boi> to the token after its <eoi>."""
+    return schedule.num_scales + 1 + int(context_block)
+
+
+def sequence_length(segments: Seq[Segment], bos: bool = True, eos: bool = True) -> int:
+    """Positions `flatten` gives for these segments."""
+    body = sum(
+        len(segment.tokens)
+        if isinstance(segment, TextSegment)
+        else image_positions(segment.schedule, segment.context_block)
+        for segment in segments
+    )
+    return body + int(bos) + int(eos)
+
+
+def drop_condition(segments: Seq[Segment]) -> list[Segment]:
+    """The document without its condition text: the unguided half of classifier-free guidance. Images stay."""
+    return [segment for segment in segments if not (isinstance(segment, TextSegment) and segment.condition)]
+
+
+def flatten(
+    segments: Seq[Segment],
+    vocabulary: Vocabulary,
+    config: SequenceConfig,
+    *,
+    bos: bool = True,
+    eos: bool = True,
+    accumulate: Accumulate | None = None,
+) -> Sequence:
+    """Lays one document out as flat arrays; its own positions start at 0.
+
+    Args:
+      segments: the document, in order.
+      vocabulary: ids of specials and codes.
+      config: layout constants and loss weights.
+      bos: begin with `<bos>`.
+      eos: end with `<eos>`, a target when the last segment is.
+      accumulate: makes accumulated features from codes; needed when config.inputs is "accumulated".
+
+    Raises:
+      UserError: accumulated inputs without `accumulate`, or codes that do not fit their schedule.
+    """
+    if (accumulate is None) == (config.inputs == "accumulated"):
+        raise UserError(f"sequence inputs {config.inputs!r} {'need' if accumulate is None else 'take no'} accumulated features")
+    blocks: list[Sequence] = []
+    time, start = 0, 0
+    if bos:
+        blocks.append(_text_block(np.asarray([vocabulary.bos]), False, 0, 0, vocabulary, config))
+        time, start = 1, 1
+    for segment in segments:
+        if isinstance(segment, TextSegment):
+            blocks.append(_text_block(segment.tokens, segment.loss, time, start, vocabulary, config))
+            time += len(segment.tokens)
+        else:
+            blocks.append(_image_block(segment, time, start, vocabulary, config, accumulate))
+            time += image_time(segment.schedule, segment.context_block)
+        start += len(blocks[-1])
+    if eos:
+        loss = bool(segments) and segments[-1].loss
+        blocks.append(_text_block(np.asarray([vocabulary.eos]), loss, time, start, vocabulary, config))
+    return _shift_text_targets(concatenate(blocks), vocabulary)
+
+
+def pack_row(sequences: Seq[Sequence], row_length: int, vocabulary: Vocabulary) -> Sequence:
+    """Puts documents one after another into a row of `row_length` positions; none sees another; the rest is padding.
+
+    Raises:
+      ValueError: the documents are longer than the row.
+    """
+    total = sum(len(sequence) for sequence in sequences)
+    if total > row_length:
+        raise ValueError(f"documents of {total} positions do not fit a row of {row_length}")
+    parts, offset = [], 0
+    for number, sequence in enumerate(sequences, start=1):
+        parts.append(
+            dataclasses.replace(
+                sequence,
+                attend_start=sequence.attend_start + np.int32(offset),
+                attend_end=sequence.attend_end + np.int32(offset),
+                document=np.full(len(sequence), number, np.int32),
+            )
+        )
+        offset += len(sequence)
+    if offset < row_length:
+        features = sequences[0].vision_features if sequences else None
+        width = None if features is None else features.shape[1]
+        taps = sequences[0].vision_ids.shape[1] if sequences else 1
+        parts.append(_padding(row_length - offset, offset, taps, width, vocabulary))
+    return concatenate(parts)
+
+
+def concatenate(parts: Seq[Sequence]) -> Sequence:
+    """The arrays of `parts`, one after another, unchanged."""
+    names = [field.name for field in dataclasses.fields(Sequence)]
+    columns = {name: [getattr(part, name) for part in parts] for name in names}
+    with_features = any(features is not None for features in columns["vision_features"])
+    if with_features:
+        width = next(features.shape[1] for features in columns["vision_features"] if features is not None)
+        columns["vision_features"] = [
+            np.zeros((len(part), width), np.float32) if part.vision_features is None else part.vision_features
+            for part in parts
+        ]
+    joined = {name: np.concatenate(arrays) for name, arrays in columns.items() if name != "vision_features"}
+    return Sequence(**joined, vision_features=np.concatenate(columns["vision_features"]) if with_features else None)
+
+
+def _text_block(
+    ids: Int[np.ndarray, "tokens"], loss: bool, time: int, start: int, vocabulary: Vocabulary, config: SequenceConfig
+) -> Sequence:
+    """Text positions. `targets` holds each token itself until `_shift_text_targets` moves it to its predictor."""
+    n = len(ids)
+    index = np.arange(n, dtype=np.int32)
+    return Sequence(
+        tokens=np.asarray(ids, np.int32),
+        vision_ids=np.zeros((n, config.taps), np.int32),
+        vision_weights=np.zeros((n, config.taps), np.float32),
+        vision_features=None,
+        positions=np.repeat((time + index).astype(np.float32)[:, None], 3, axis=1),
+        scale_index=np.zeros(n, np.int32),
+        num_scales=np.zeros(n, np.int32),
+        attend_start=np.zeros(n, np.int32),
+        attend_end=start + index + np.int32(1),
+        targets=np.asarray(ids, np.int32),
+        loss_weights=np.full(n, config.text_weight if loss else 0.0, np.float32),
+        document=np.ones(n, np.int32),
+    )
+
+
+def _image_block(
+    segment: ImageSegment,
+    time: int,
+    start: int,
+    vocabulary: Vocabulary,
+    config: SequenceConfig,
+    accumulate: Accumulate | None,
+) -> Sequence:
+    schedule = segment.schedule
+    for name in ("inputs", "targets"):
+        if len(getattr(segment, name)) != schedule.num_tokens:
+            raise UserError(
+                f"image with {len(getattr(segment, name))} {name} codes: its schedule ending in grid "
+                f"{schedule.final_grid} has {schedule.num_tokens}; extract it again with this schedule family"
+            )
+    last = schedule.num_scales
+    template = _image_template(schedule, segment.context_block, config)
+    n = len(template.tokens)
+    tokens = np.full(n, vocabulary.pad, np.int32)
+    tokens[0], tokens[-1] = vocabulary.boi, vocabulary.eoi
+    vision_ids = np.zeros((n, config.taps), np.int32)
+    vision_ids[1:-1] = segment.inputs[template.vision_ids[1:-1]]
+    targets = np.full(n, vocabulary.pad, np.int32)
+    targets[: schedule.num_tokens] = vocabulary.code_ids(segment.targets)
+    # <boi> is text to its predictor but itself predicts scale 1, so its own target id is restored by the shift.
+    features = None
+    if accumulate is not None:
+        maps = accumulate(schedule, segment.inputs)[: last if segment.context_block else last - 1]
+        edge = np.zeros((1, maps[0].shape[1] if maps else 0), np.float32)
+        features = np.concatenate([edge, *maps, edge]).astype(np.float32)
+    positions = template.positions.copy()
+    positions[:, 0] += time
+    positions[0], positions[-1] = time, time + last + int(segment.context_block)
+    return dataclasses.replace(
+        template,
+        tokens=tokens,
+        vision_ids=vision_ids,
+        vision_features=features,
+        positions=positions,
+        attend_end=template.attend_end + np.int32(start),
+        targets=targets,
+        loss_weights=template.loss_weights * np.float32(config.vision_weight if segment.loss else 0.0),
+    )
+
+
+@functools.cache
+def _image_template(schedule: ScaleSchedule, context_block: bool, config: SequenceConfig) -> Sequence:
+    """An image's arrays but for its codes and place: `vision_ids` index the flat code array, time starts at 0."""
+    last = schedule.num_scales
+    layouts = [scale_layout(schedule, scale, config) for scale in range(2, last + 1 + int(context_block))]
+    cells = [1, *(layout.cells for layout in layouts), 1]
+    n = sum(cells)
+
+    def spread(values: Seq[float]) -> np.ndarray:
+        return np.repeat(np.asarray(values), cells)
+
+    def inner(edge: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([edge, *parts, edge])
+
+    source_offsets = [schedule.offsets[layout.scale - 2] for layout in layouts]
+    no_taps = np.zeros((1, config.taps))
+    times = spread([0, *(layout.time_offset for layout in layouts), 0])
+    rows = inner(np.zeros(1), [layout.rows for layout in layouts])
+    columns = inner(np.zeros(1), [layout.columns for layout in layouts])
+    weights = scale_weights(schedule, config.scale_reweight)
+    context_weight = [0.0] if context_block else []
+    return Sequence(
+        tokens=np.zeros(n, np.int32),
+        vision_ids=inner(no_taps, [layout.gather + o for layout, o in zip(layouts, source_offsets)]).astype(np.int32),
+        vision_weights=inner(no_taps, [layout.weights for layout in layouts]).astype(np.float32),
+        vision_features=None,
+        positions=np.stack([times, rows, columns], axis=1).astype(np.float32),
+        scale_index=spread([0, *(layout.scale for layout in layouts), 0]).astype(np.int32),
+        num_scales=spread([last] * (len(cells) - 1) + [0]).astype(np.int32),
+        attend_start=np.zeros(n, np.int32),
+        attend_end=spread(np.cumsum(cells)).astype(np.int32),
+        targets=np.zeros(n, np.int32),
+        loss_weights=spread([*weights, *context_weight, 0.0]).astype(np.float32),
+        document=np.ones(n, np.int32),
+    )
+
+
+def _shift_text_targets(sequence: Sequence, vocabulary: Vocabulary) -> Sequence:
+    """Gives every text position the next position's token as target; <boi> and vision positions keep their codes."""
+    n = len(sequence)
+    is_text = sequence.scale_index == 0
+    is_boi = is_text & (sequence.num_scales > 0)
+    predicts_text = is_text & ~is_boi & np.append(is_text[1:], False)
+    targets = np.where(is_text & ~is_boi, vocabulary.pad, sequence.targets).astype(np.int32)
+    weights = np.where(is_text & ~is_boi, 0.0, sequence.loss_weights).astype(np.float32)
+    at = np.flatnonzero(predicts_text)
+    targets[at] = sequence.tokens[at + 1]
+    weights[at] = _text_loss(sequence)[at + 1]
+    return dataclasses.replace(sequence, targets=targets, loss_weights=weights) if n else sequence
+
+
+def _text_loss(sequence: Sequence) -> Float[np.ndarray, "S"]:
+    return sequence.loss_weights
+
+
+def _padding(n: int, start: int, taps: int, features: int | None, vocabulary: Vocabulary) -> Sequence:
+    """Positions that belong to no document; each sees itself alone, since every query needs one key."""
+    index = np.arange(start, start + n, dtype=np.int32)
+    return Sequence(
+        tokens=np.full(n, vocabulary.pad, np.int32),
+        vision_ids=np.zeros((n, taps), np.int32),
+        vision_weights=np.zeros((n, taps), np.float32),
+        vision_features=None if features is None else np.zeros((n, features), np.float32),
+        positions=np.zeros((n, 3), np.float32),
+        scale_index=np.zeros(n, np.int32),
+        num_scales=np.zeros(n, np.int32),
+        attend_start=index,
+        attend_end=index + np.int32(1),
+        targets=np.full(n, vocabulary.pad, np.int32),
+        loss_weights=np.zeros(n, np.float32),
+        document=np.zeros(n, np.int32),
+    )
