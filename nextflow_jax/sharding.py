@@ -1,0 +1,231 @@
+"""Where arrays live: the device mesh and the one table from logical axes (what a dimension means) to mesh axes.
+
+Parameters name their dimensions with logical axes where they are declared (`nn.with_logical_partitioning`); everything
+else about placement follows from `LOGICAL_RULES`, rows of which an experiment may override. Mesh axes are of type Auto:
+the compiler places intermediate values, and `constrain` pins the few that matter.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.core import meta
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from nextflow_jax.config import Fault, nearest
+from nextflow_jax.errors import UserError
+
+MESH_AXES = ("slice", "data", "fsdp", "tensor", "context")
+"""slice: data-parallel between slices; fsdp: data-parallel with split parameters; context: splits the sequence."""
+
+BATCH_AXES = ("slice", "data", "fsdp")
+
+LOGICAL_RULES: dict[str, tuple[str, ...]] = {
+    # Activations.
+    "batch": BATCH_AXES,
+    "sequence": ("context",),
+    # Dimensions of decoder, ViT and text-tower parameters.
+    "layers": (),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head": (),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "text_embed": ("fsdp",),
+    "scales": (),
+    "patch": (),
+    # Dimensions of the vision tokenizer's parameters and state.
+    "codes": (),
+    "code": (),
+    "conv_in": (),
+    "conv_out": (),
+}
+"""Logical axis -> mesh axes that split it; () means replicated."""
+
+LOGICAL_AXES = tuple(LOGICAL_RULES)
+
+Rules = Mapping[str, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; at most one may be -1, which takes the devices that the others leave."""
+
+    slice: int = 1
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    context: int = 1
+
+    def faults(self) -> Iterator[Fault]:
+        """The rules this mesh breaks, whatever the number of devices."""
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            if size < 1 and size != -1:
+                yield Fault(name, size, "must be positive, or -1 for the remaining devices", "use 1")
+        free = [name for name, size in sizes.items() if size == -1]
+        if len(free) > 1:
+            yield Fault(free[1], -1, f"only one axis may be -1, and {free[0]} is", "give its number of devices")
+
+    def resolve(self, num_devices: int) -> dict[str, int]:
+        """The axis sizes on `num_devices` devices.
+
+        Raises:
+          UserError: the sizes do not multiply to the number of devices.
+        """
+        sizes = dataclasses.asdict(self)
+        fixed = math.prod(size for size in sizes.values() if size != -1)
+        shape = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        if -1 not in sizes.values() and fixed != num_devices:
+            raise UserError(
+                f"config.mesh ({shape}) needs {fixed} devices and there are {num_devices}; set one axis to -1"
+            )
+        if num_devices % fixed:
+            raise UserError(
+                f"config.mesh ({shape}): {fixed} does not divide the {num_devices} devices there are; change its sizes"
+            )
+        return {name: num_devices // fixed if size == -1 else size for name, size in sizes.items()}
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of `config` over `devices` (all devices of all processes when None).
+
+    Raises:
+      UserError: the axis sizes do not fit the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = config.resolve(len(devices))
+    shape = tuple(sizes[name] for name in MESH_AXES)
+    num_physical_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes["slice"] > 1 and num_physical_slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (1, *shape[1:]), (sizes["slice"], *(1 for _ in shape[1:])), devices=devices
+        )
+    else:
+        grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def make_rules(overrides: Sequence[tuple[str, tuple[str, ...]]] = ()) -> dict[str, tuple[str, ...]]:
+    """`LOGICAL_RULES` with rows replaced by `overrides` = ((logical axis, (mesh axis, ...)), ...).
+
+    Raises:
+      UserError: an override names a logical or mesh axis that does not exist.
+    """
+    rules = dict(LOGICAL_RULES)
+    for logical, mesh_axes in overrides:
+        if logical not in rules:
+            raise UserError(f"config.rules: {logical!r} is not a logical axis; {nearest(logical, LOGICAL_AXES)}")
+        for axis in mesh_axes:
+            if axis not in MESH_AXES:
+                raise UserError(f"config.rules: {logical!r} -> {axis!r} is not a mesh axis; {nearest(axis, MESH_AXES)}")
+        rules[logical] = tuple(mesh_axes)
+    return rules
+
+
+def shardings_of(variables: Any, mesh: Mesh, rules: Rules) -> Any:
+    """The sharding of every array of a tree whose leaves are boxed with logical axis names; unboxed ones replicate.
+
+    Args:
+      variables: an abstract (`jax.eval_shape`) or concrete tree of flax boxes.
+      mesh: from `make_mesh`.
+      rules: from `make_rules`.
+
+    Returns:
+      The tree without boxes, a NamedSharding for each array.
+
+    Raises:
+      UserError: an unknown logical axis, one mesh axis used twice by one array, or a dimension that the mesh does not
+        divide, with the array's name and the nearest sizes that work.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(variables, is_leaf=_is_box)
+    specs = (_leaf_spec(_path_name(path), leaf, mesh, rules) for path, leaf in leaves)
+    return treedef.unflatten(NamedSharding(mesh, spec) for spec in specs)
+
+
+def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
+    """The sharding of batch arrays: rows over the mesh axes of "batch", other dimensions whole."""
+    return NamedSharding(mesh, PartitionSpec(rules["batch"]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+@contextlib.contextmanager
+def logical_context(mesh: Mesh, rules: Rules) -> Iterator[None]:
+    """Within it, `constrain` acts on values being traced."""
+    table = tuple((logical, axes or None) for logical, axes in rules.items())
+    with jax.set_mesh(mesh), nn.logical_axis_rules(table):
+        yield
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins the placement of an intermediate value, one logical axis (or None) a dimension; no-op outside a mesh."""
+    return nn.with_logical_constraint(x, axes)
+
+
+def sharding_table(variables: Any, shardings: Any) -> str:
+    """One line an array: name, shape, dtype, partition, bytes on each device; then the totals."""
+    rows, total, local = [], 0, 0
+    leaves = jax.tree_util.tree_leaves_with_path(meta.unbox(variables))
+    for (path, leaf), sharding in zip(leaves, jax.tree_util.tree_leaves(shardings), strict=True):
+        item = np.dtype(leaf.dtype).itemsize
+        bytes_here = math.prod(sharding.shard_shape(leaf.shape)) * item
+        total += math.prod(leaf.shape) * item
+        local += bytes_here
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        rows.append((_path_name(path), shape, str(leaf.dtype), _spec_text(sharding.spec), f"{bytes_here:,}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([*lines, f"total {total:,} bytes, {local:,} on each device"])
+
+
+def _leaf_spec(name: str, leaf: Any, mesh: Mesh, rules: Rules) -> PartitionSpec:
+    if not _is_box(leaf):
+        return PartitionSpec()
+    shape = leaf.value.shape
+    entries, used = [], set()
+    if len(leaf.names) != len(shape):
+        raise UserError(f"{name} {shape} has {len(leaf.names)} logical axes, {leaf.names}; name every dimension")
+    for size, logical in zip(shape, leaf.names):
+        if logical is not None and logical not in rules:
+            raise UserError(f"{name}: {logical!r} is not a logical axis; {nearest(logical, list(rules))}")
+        axes = tuple(axis for axis in rules.get(logical, ()) if mesh.shape[axis] > 1) if logical else ()
+        if used & set(axes):
+            raise UserError(
+                f"{name}: logical axes {leaf.names} put mesh axis {sorted(used & set(axes))[0]!r} on two dimensions; "
+                "override one of their rows in config.rules"
+            )
+        used |= set(axes)
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        if size % parts:
+            lower, upper = size // parts * parts, -(-size // parts) * parts
+            sizes = f"{lower} or {upper}" if lower else str(upper)
+            raise UserError(
+                f"{name} {tuple(shape)}: dimension {logical!r} = {size} is not divisible by {parts} "
+                f"(mesh axes {', '.join(axes)}); nearest sizes: {sizes}"
+            )
+        entries.append(axes or None)
+    return PartitionSpec(*entries)
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.Partitioned)
+
+
+def _path_name(path: Sequence[Any]) -> str:
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def _spec_text(spec: PartitionSpec) -> str:
+    entries = ["-" if entry is None else "+".join((entry,) if isinstance(entry, str) else entry) for entry in spec]
+    return f"({', '.join(entries)})" if entries else "replicated"

@@ -1,0 +1,63 @@
+"""The contract between the training loop and what is trained: the loop knows nothing but these methods."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+Variables = dict[str, Any]
+"""Flax collections by name: "params" is trained by the optimizer; others, e.g. "codebook", are replaced by the loss."""
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+"""Metric name -> (sum, weight), both float32 scalars; reported as sum / weight."""
+
+
+class Task(Protocol):
+    """One kind of training: model, loss and batches. Implementations are in nextflow_jax/training/tasks."""
+
+    def init(self, key: jax.Array) -> Variables:
+        """Fresh variables, boxed with logical axis names; pure, traced for abstract shapes and for sharded init."""
+
+    def after_init(self, variables: Variables) -> Variables:
+        """Host-side changes to fresh variables, such as weights taken from another run.
+
+        Takes and returns unboxed arrays of the same tree, shapes and dtypes; called once, when no checkpoint exists.
+        """
+
+    def loss(
+        self, params: Any, variables: Variables, batch: dict[str, jax.Array], key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Metrics, Variables]]:
+        """The scalar loss to minimise, its metrics and the new values of the other collections; pure, traced.
+
+        Args:
+          params: the "params" collection.
+          variables: the other collections.
+          batch: the global batch, arrays as in `batch_spec`.
+          key: this step's key; fold names into it for separate streams.
+          step: int32 scalar, counted from 0.
+        """
+
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the GLOBAL batch; the first dimension of every array is the global batch size."""
+
+    def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's rows of global batches `start`, `start` + 1, ...: a pure function of (seed, batch index)."""
+
+    def describe(self) -> dict[str, str]:
+        """Fingerprints of what the variables depend on (data, tokenizers, teacher), compared on resume."""
+
+    def save_artifacts(self, workdir: pathlib.Path) -> None:
+        """Writes the files that users of the checkpoints need beside them, e.g. the text tokenizer."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Positions the model processes in one global batch."""
+
+    def flops_per_step(self, params: Any) -> float:
+        """Model FLOPs of one training step (forward and backward, no recomputation) for the MFU.
+
+        Args:
+          params: the (possibly abstract) unboxed parameters.
+        """

@@ -1,0 +1,1 @@
+"""The tasks: what each kind of experiment trains, behind the one protocol of nextflow_jax/training/task.py."""

@@ -1,0 +1,17 @@
+"""What every test shares: eight simulated devices, run-time shape checks and a compile cache, set before JAX loads."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jaxtyping
+
+jaxtyping.install_import_hook("nextflow_jax", "beartype.beartype")
+
+from nextflow_jax import compile_cache  # noqa: E402  (the hook above must come first)
+
+compile_cache.enable(pathlib.Path(tempfile.gettempdir()) / f"nextflow_jax_test_cache_{os.getuid()}")
