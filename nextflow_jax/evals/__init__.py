@@ -1,0 +1,1 @@
+"""Measuring a bundle: metrics on pictures and texts, and the suite that runs them (`nextflow_jax.evaluate`)."""
