@@ -15,11 +15,13 @@ import pathlib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-
-import ml_collections
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nextflow_jax.errors import UserError
+
+if TYPE_CHECKING:
+    # Imported where it is used: sampling from a bundle reads configurations without ml_collections installed.
+    import ml_collections
 
 ConfigT = TypeVar("ConfigT")
 
@@ -37,8 +39,10 @@ class Fault:
         return f"{self.field} = {self.value!r}: {self.rule}; {self.fix}"
 
 
-def to_config_dict(config: Any) -> ml_collections.ConfigDict:
+def to_config_dict(config: Any) -> "ml_collections.ConfigDict":
     """The locked ConfigDict with the fields of a (nested) dataclass instance."""
+    import ml_collections
+
     fields = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -51,7 +55,9 @@ def to_plain_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_config_dict(cls: type[ConfigT], values: Mapping[str, Any], prefix: str = "config") -> ConfigT:
+def from_config_dict(
+    cls: type[ConfigT], values: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = "config"
+) -> ConfigT:
     """Turns a ConfigDict, or a plain dictionary read from JSON, into the frozen dataclass `cls`.
 
     Args:
@@ -76,7 +82,7 @@ def preflight(config: Any, prefix: str = "config", extra: Sequence[Fault] = ()) 
         raise UserError("; ".join(str(fault) for fault in faults))
 
 
-def load_experiment(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+def load_experiment(spec: str, overrides: Sequence[str] = ()) -> "ml_collections.ConfigDict":
     """Runs an experiment file's `get_config` and applies command-line overrides.
 
     Args:
@@ -89,7 +95,7 @@ def load_experiment(spec: str, overrides: Sequence[str] = ()) -> ml_collections.
     path, _, variant = spec.partition(":")
     file = pathlib.Path(path)
     if not file.is_file():
-        raise UserError(f"--config {path}: no such file; give the path of an experiment, e.g. experiments/openmoji/quickstart.py")
+        raise UserError(f"--config {path}: no such file; give an experiment, e.g. experiments/openmoji/quickstart.py")
     module_spec = importlib.util.spec_from_file_location(f"nextflow_experiment_{file.stem}", file)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
@@ -114,7 +120,9 @@ def choose(what: str, name: str, choices: Mapping[str, Any]) -> Any:
     return choices[name]
 
 
-def _apply_override(config: ml_collections.ConfigDict, override: str) -> None:
+def _apply_override(config: "ml_collections.ConfigDict", override: str) -> None:
+    import ml_collections
+
     key, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"--config.{key}: no value; write --config.{key}=VALUE")
@@ -129,6 +137,8 @@ def _apply_override(config: ml_collections.ConfigDict, override: str) -> None:
 
 
 def _read_value(name: str, text: str, current: Any) -> Any:
+    import ml_collections
+
     if isinstance(current, ml_collections.ConfigDict):
         raise UserError(f"{name} is a group of keys ({', '.join(current.keys())}); set one of them")
     if isinstance(current, str):
@@ -146,7 +156,7 @@ def _read_value(name: str, text: str, current: Any) -> Any:
     return value
 
 
-def _build(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str]) -> Any:
+def _build(cls: type, values: Any, prefix: str, faults: list[str]) -> Any:
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     if not hasattr(values, "keys"):
