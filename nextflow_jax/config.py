@@ -55,14 +55,12 @@ def to_plain_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_config_dict(
-    cls: type[ConfigT], values: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = "config"
-) -> ConfigT:
+def from_config_dict(cls: type[ConfigT], values: Any, prefix: str = "config") -> ConfigT:
     """Turns a ConfigDict, or a plain dictionary read from JSON, into the frozen dataclass `cls`.
 
     Args:
       cls: a dataclass whose fields are bool, int, float, str, tuples of these (nested), or dataclasses.
-      values: a mapping with exactly the fields of `cls`.
+      values: a ConfigDict or dictionary with exactly the fields of `cls`.
       prefix: the full name of `values`, used in messages.
 
     Raises:
