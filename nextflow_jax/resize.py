@@ -1,4 +1,4 @@
-"""Resizing of grids as precomputed linear maps, equal to torch's `interpolate(align_corners=False)` and adaptive pooling.
+"""Resizing of grids as precomputed linear maps, equal to torch's interpolate and adaptive pooling (no align_corners).
 
 A scale's codes live on a small grid; every resize between grids is a fixed sparse linear map. It is used in two forms:
 a pair of matrices (features on the device, `resize_grid`) and a gather with weights (decoder inputs, `resize_gather`).

@@ -38,7 +38,7 @@ class ScaleSchedule:
             raise UserError(f"scale schedule {self.grids}: the first grid must be (1, 1); prepend it")
         for coarse, fine in zip(self.grids, self.grids[1:]):
             if fine[0] < coarse[0] or fine[1] < coarse[1] or fine == coarse:
-                raise UserError(f"scale schedule {self.grids}: {fine} after {coarse} does not grow; list grids coarse to fine")
+                raise UserError(f"scale schedule {self.grids}: {fine} after {coarse} does not grow; order them")
 
     @property
     def num_scales(self) -> int:
@@ -149,7 +149,7 @@ class ScheduleFamily:
         for size in self.sizes:
             if size[0] % self.stride or size[1] % self.stride:
                 lower = tuple(max(self.stride, side // self.stride * self.stride) for side in size)
-                yield Fault("sizes", size, f"height and width must be multiples of stride {self.stride}", f"use {lower}")
+                yield Fault("sizes", size, f"sides must be multiples of stride {self.stride}", f"use {lower}")
         if not self.ladder or self.ladder[0] != 1 or any(b <= a for a, b in zip(self.ladder, self.ladder[1:])):
             yield Fault("ladder", self.ladder, "must start at 1 and grow", "use e.g. (1, 2, 3, 4)")
         if not self.sizes:

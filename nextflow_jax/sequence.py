@@ -22,10 +22,12 @@ Source: NextFlow (arXiv 2601.02204), sections on next-scale prediction, position
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence as Seq
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from nextflow_jax.config import Fault
 from nextflow_jax.errors import UserError
@@ -36,7 +38,7 @@ from nextflow_jax.vocabulary import Vocabulary
 INPUTS = ("residual", "accumulated")
 
 Accumulate = Callable[[ScaleSchedule, Int[np.ndarray, "N"]], list[Float[np.ndarray, "cells C"]]]
-"""Entry i of the result: features accumulated over scales 1..i+1, on the grid of scale i+2 (the last: the final grid)."""
+"""Entry i of the result: features summed over scales 1..i+1, on the grid of scale i+2 (the last: the final grid)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ Segment = TextSegment | ImageSegment
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
-    """The arrays of a document or of a packed row; all have S entries. See the module docstring and DESIGN section 4."""
+    """The arrays of a document or of a packed row; all have S entries (drawn in the module docstring)."""
 
     tokens: Int[np.ndarray, "S"]
     """Unified id at text positions; the pad id at vision positions."""
@@ -236,24 +238,27 @@ def flatten(
       UserError: accumulated inputs without `accumulate`, or codes that do not fit their schedule.
     """
     if (accumulate is None) == (config.inputs == "accumulated"):
-        raise UserError(f"sequence inputs {config.inputs!r} {'need' if accumulate is None else 'take no'} accumulated features")
-    blocks: list[Sequence] = []
-    time, start = 0, 0
+        verb = "need" if accumulate is None else "take no"
+        raise UserError(f"sequence inputs {config.inputs!r} {verb} accumulated features; see SequenceConfig.inputs")
+    parts = list(segments)
     if bos:
-        blocks.append(_text_block(np.asarray([vocabulary.bos]), False, 0, 0, vocabulary, config))
-        time, start = 1, 1
-    for segment in segments:
+        parts.insert(0, TextSegment(np.asarray([vocabulary.bos]), loss=False))
+    if eos:
+        parts.append(TextSegment(np.asarray([vocabulary.eos]), loss=bool(segments) and segments[-1].loss))
+    blocks: list[Sequence] = []
+    is_target: list[np.ndarray] = []
+    time, start = 0, 0
+    for segment in parts:
         if isinstance(segment, TextSegment):
-            blocks.append(_text_block(segment.tokens, segment.loss, time, start, vocabulary, config))
+            blocks.append(_text_block(segment.tokens, time, start, vocabulary, config))
+            is_target.append(np.full(len(segment.tokens), segment.loss))
             time += len(segment.tokens)
         else:
             blocks.append(_image_block(segment, time, start, vocabulary, config, accumulate))
+            is_target.append(np.arange(len(blocks[-1])) < int(segment.loss))
             time += image_time(segment.schedule, segment.context_block)
         start += len(blocks[-1])
-    if eos:
-        loss = bool(segments) and segments[-1].loss
-        blocks.append(_text_block(np.asarray([vocabulary.eos]), loss, time, start, vocabulary, config))
-    return _shift_text_targets(concatenate(blocks), vocabulary)
+    return _predict_text(concatenate(blocks), np.concatenate(is_target), vocabulary, config)
 
 
 def pack_row(sequences: Seq[Sequence], row_length: int, vocabulary: Vocabulary) -> Sequence:
@@ -300,9 +305,9 @@ def concatenate(parts: Seq[Sequence]) -> Sequence:
 
 
 def _text_block(
-    ids: Int[np.ndarray, "tokens"], loss: bool, time: int, start: int, vocabulary: Vocabulary, config: SequenceConfig
+    ids: Int[np.ndarray, "tokens"], time: int, start: int, vocabulary: Vocabulary, config: SequenceConfig
 ) -> Sequence:
-    """Text positions. `targets` holds each token itself until `_shift_text_targets` moves it to its predictor."""
+    """Text positions; their targets come from `_predict_text`, which knows the neighbours."""
     n = len(ids)
     index = np.arange(n, dtype=np.int32)
     return Sequence(
@@ -315,8 +320,8 @@ def _text_block(
         num_scales=np.zeros(n, np.int32),
         attend_start=np.zeros(n, np.int32),
         attend_end=start + index + np.int32(1),
-        targets=np.asarray(ids, np.int32),
-        loss_weights=np.full(n, config.text_weight if loss else 0.0, np.float32),
+        targets=np.full(n, vocabulary.pad, np.int32),
+        loss_weights=np.zeros(n, np.float32),
         document=np.ones(n, np.int32),
     )
 
@@ -345,12 +350,12 @@ def _image_block(
     vision_ids[1:-1] = segment.inputs[template.vision_ids[1:-1]]
     targets = np.full(n, vocabulary.pad, np.int32)
     targets[: schedule.num_tokens] = vocabulary.code_ids(segment.targets)
-    # <boi> is text to its predictor but itself predicts scale 1, so its own target id is restored by the shift.
     features = None
     if accumulate is not None:
-        maps = accumulate(schedule, segment.inputs)[: last if segment.context_block else last - 1]
-        edge = np.zeros((1, maps[0].shape[1] if maps else 0), np.float32)
-        features = np.concatenate([edge, *maps, edge]).astype(np.float32)
+        maps = accumulate(schedule, segment.inputs)
+        edge = np.zeros((1, maps[0].shape[1]), np.float32)
+        used = maps[: last if segment.context_block else last - 1]
+        features = np.concatenate([edge, *used, edge]).astype(np.float32)
     positions = template.positions.copy()
     positions[:, 0] += time
     positions[0], positions[-1] = time, time + last + int(segment.context_block)
@@ -374,7 +379,7 @@ def _image_template(schedule: ScaleSchedule, context_block: bool, config: Sequen
     cells = [1, *(layout.cells for layout in layouts), 1]
     n = sum(cells)
 
-    def spread(values: Seq[float]) -> np.ndarray:
+    def spread(values: Seq[Any] | np.ndarray) -> np.ndarray:
         return np.repeat(np.asarray(values), cells)
 
     def inner(edge: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
@@ -403,22 +408,17 @@ def _image_template(schedule: ScaleSchedule, context_block: bool, config: Sequen
     )
 
 
-def _shift_text_targets(sequence: Sequence, vocabulary: Vocabulary) -> Sequence:
-    """Gives every text position the next position's token as target; <boi> and vision positions keep their codes."""
-    n = len(sequence)
+def _predict_text(
+    sequence: Sequence, is_target: Bool[np.ndarray, "S"], vocabulary: Vocabulary, config: SequenceConfig
+) -> Sequence:
+    """Gives text positions the next position's token as target; <boi> and vision positions keep their codes."""
     is_text = sequence.scale_index == 0
     is_boi = is_text & (sequence.num_scales > 0)
-    predicts_text = is_text & ~is_boi & np.append(is_text[1:], False)
-    targets = np.where(is_text & ~is_boi, vocabulary.pad, sequence.targets).astype(np.int32)
-    weights = np.where(is_text & ~is_boi, 0.0, sequence.loss_weights).astype(np.float32)
-    at = np.flatnonzero(predicts_text)
-    targets[at] = sequence.tokens[at + 1]
-    weights[at] = _text_loss(sequence)[at + 1]
-    return dataclasses.replace(sequence, targets=targets, loss_weights=weights) if n else sequence
-
-
-def _text_loss(sequence: Sequence) -> Float[np.ndarray, "S"]:
-    return sequence.loss_weights
+    at = np.flatnonzero(is_text[:-1] & ~is_boi[:-1] & is_text[1:])
+    targets, weights = sequence.targets.copy(), sequence.loss_weights.copy()
+    targets[at] = np.where(is_target[at + 1], sequence.tokens[at + 1], vocabulary.pad)
+    weights[at] = np.where(is_target[at + 1], config.text_weight, 0.0)
+    return dataclasses.replace(sequence, targets=targets, loss_weights=weights)
 
 
 def _padding(n: int, start: int, taps: int, features: int | None, vocabulary: Vocabulary) -> Sequence:
