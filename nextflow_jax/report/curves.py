@@ -1,0 +1,61 @@
+"""Training curves as SVG inside the page. Text and axes take the page's colour, so they suit light and dark."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("svg")
+
+import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""Name of a line -> (steps, values)."""
+
+_INK = "#010203"
+"""Stands for the page's text colour while matplotlib draws."""
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "grid.alpha": 0.2,
+}
+
+
+def curves(title: str, series: Series, *, log: bool = False, value_name: str = "loss") -> str:
+    """An <svg> with one line a series over training steps.
+
+    Args:
+      title: also makes the element ids of this drawing unlike those of the others on the page.
+      series: lines, drawn in order; positive values only when `log`.
+      log: a logarithmic value axis.
+      value_name: label of the value axis.
+    """
+    with plt.rc_context({**_STYLE, "svg.hashsalt": title}):
+        figure, axes = plt.subplots(figsize=(5.2, 3.0), layout="constrained")
+        colors = plt.get_cmap("viridis" if len(series) > 4 else "tab10")
+        for i, (name, (steps, values)) in enumerate(series.items()):
+            color = colors(0.1 + 0.8 * i / (len(series) - 1)) if len(series) > 4 else colors(i)
+            axes.plot(steps, values, label=name, linewidth=1.4, color=color)
+        axes.set(title=title, xlabel="step", ylabel=value_name)
+        if log:
+            axes.set_yscale("log")
+        axes.grid(True, which="major")
+        if len(series) > 1:
+            axes.legend()
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        plt.close(figure)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
