@@ -1,0 +1,1 @@
+"""The decoder: one transformer over interleaved text and image tokens."""

@@ -1,0 +1,54 @@
+"""The key-value cache: what cached decoding keeps of the positions it has seen."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from nextflow_jax.models.decoder_config import DecoderConfig
+from nextflow_jax.sharding import constrain
+
+
+class KVCache(NamedTuple):
+    """Keys and values of all layers, by slot. Slot j of a row plays the part of key j in attend ranges.
+
+    A decoder call writes its S positions into slots length[b] ... length[b] + S - 1 of each row and returns the cache
+    with `length` moved by S. A caller whose rows took fewer real positions sets `length` back with `._replace(length=...)`:
+    slots past it are written over by the next call, and no range reaches them before.
+    """
+
+    keys: Float[Array, "L B M G A"]
+    values: Float[Array, "L B M G A"]
+    length: Int[Array, "B"]
+
+    @property
+    def capacity(self) -> int:
+        """M, the slots of a row. Positions past it are not stored: callers make the cache large enough."""
+        return self.keys.shape[2]
+
+    def write(self, layer: Int[Array, ""], keys: Float[Array, "B S G A"], values: Float[Array, "B S G A"]) -> "KVCache":
+        """Stores S new positions of one layer at each row's `length`, without moving `length`."""
+        rows = jnp.arange(keys.shape[0])[:, None]
+        slots = self.length[:, None] + jnp.arange(keys.shape[1])
+        return self._replace(
+            keys=self.keys.at[layer, rows, slots].set(keys.astype(self.keys.dtype), mode="drop"),
+            values=self.values.at[layer, rows, slots].set(values.astype(self.values.dtype), mode="drop"),
+        )
+
+    def read(self, layer: Int[Array, ""]) -> tuple[Float[Array, "B M G A"], Float[Array, "B M G A"]]:
+        """All slots of one layer."""
+        keys = jax.lax.dynamic_index_in_dim(self.keys, layer, keepdims=False)
+        values = jax.lax.dynamic_index_in_dim(self.values, layer, keepdims=False)
+        return keys, values
+
+
+def make_cache(config: DecoderConfig, rows: int, slots: int) -> KVCache:
+    """An empty cache of `slots` positions for `rows` sequences, in the decoder's compute dtype."""
+    shape = (config.layers, rows, slots, config.kv_heads, config.head_size)
+    axes = ("layers", "batch", None, "kv_heads", "head")
+    return KVCache(
+        keys=constrain(jnp.zeros(shape, config.compute_dtype), *axes),
+        values=constrain(jnp.zeros(shape, config.compute_dtype), *axes),
+        length=jnp.zeros(rows, jnp.int32),
+    )
