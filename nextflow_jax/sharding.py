@@ -155,6 +155,30 @@ def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(rules["batch"]))
 
 
+def local_part(rows: NamedSharding, global_size: int) -> tuple[int, int]:
+    """(part, number of parts): which of equal blocks of rows this process must provide for arrays sharded by `rows`.
+
+    Processes whose devices hold the same rows (a tensor axis that spans hosts) get the same part.
+
+    Raises:
+      UserError: the rows do not divide over the mesh, or this process's rows are not one block.
+    """
+    pieces = math.prod(rows.mesh.shape[axis] for axis in rows.spec[0])
+    if global_size % pieces:
+        lower, upper = global_size // pieces * pieces, -(-global_size // pieces) * pieces
+        raise UserError(
+            f"config.train.batch_size = {global_size} is not divisible by the {pieces} row blocks of the mesh; "
+            f"nearest sizes: {f'{lower} or {upper}' if lower else upper}"
+        )
+    indices = rows.addressable_devices_indices_map((global_size,)).values()
+    blocks = [index[0].indices(global_size)[:2] for index in indices]
+    start, stop = min(block[0] for block in blocks), max(block[1] for block in blocks)
+    size = stop - start
+    if sum(end - begin for begin, end in set(blocks)) != size or start % size or global_size % size:
+        raise UserError("this process's devices hold scattered rows of the batch; order the mesh axes by host")
+    return start // size, global_size // size
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -42,8 +42,11 @@ class Task(Protocol):
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the GLOBAL batch; the first dimension of every array is the global batch size."""
 
-    def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of global batches `start`, `start` + 1, ...: a pure function of (seed, batch index)."""
+    def batches(self, start: int, part: int, num_parts: int) -> Iterator[dict[str, np.ndarray]]:
+        """Part `part` of `num_parts` equal row blocks of global batches `start`, `start` + 1, ..., without end.
+
+        A pure function of (seed, batch index): processes that share rows of a batch ask for the same part.
+        """
 
     def describe(self) -> dict[str, str]:
         """Fingerprints of what the variables depend on (data, tokenizers, teacher), compared on resume."""

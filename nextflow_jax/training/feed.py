@@ -1,0 +1,94 @@
+"""Batches on their way to the devices: a thread builds global arrays ahead, and the time spent waiting is measured."""
+
+import queue
+import threading
+import time
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from nextflow_jax.sharding import local_part
+from nextflow_jax.training.task import Task
+
+_END = object()
+
+
+class Feed:
+    """Global batches `start`, `start` + 1, ... of a task, each process contributing its own rows.
+
+    Use as a context manager; `next_batch` returns the arrays, and `waited` sums the seconds it blocked.
+    """
+
+    def __init__(self, task: Task, start: int, rows: NamedSharding, depth: int) -> None:
+        self.waited = 0.0
+        self._spec = task.batch_spec()
+        self._rows = rows
+        part, num_parts = local_part(rows, _global_batch_size(self._spec))
+        self._batches = task.batches(start, part, num_parts)
+        self._queue: queue.Queue = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._fill, name="nextflow_jax-feed", daemon=True)
+
+    def __enter__(self) -> "Feed":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def next_batch(self) -> dict[str, jax.Array]:
+        """The next global batch; raises what the task's iterator raised, or ValueError when it ended."""
+        begin = time.perf_counter()
+        item = self._queue.get()
+        self.waited += time.perf_counter() - begin
+        if item is _END:
+            raise ValueError("the task's batches ended; Task.batches must not end")
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _fill(self) -> None:
+        try:
+            for batch in self._batches:
+                check_batch(batch, self._spec)
+                if not self._put(self._to_devices(batch)):
+                    return
+            self._put(_END)
+        except BaseException as error:  # noqa: BLE001  (raised again in the loop's thread)
+            self._put(error)
+
+    def _put(self, item: object) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return {
+            name: jax.make_array_from_process_local_data(self._rows, batch[name], spec.shape)
+            for name, spec in self._spec.items()
+        }
+
+
+def check_batch(batch: dict[str, np.ndarray], spec: dict[str, jax.ShapeDtypeStruct]) -> None:
+    """Raises ValueError when names, dtypes or the dimensions after the first differ from the task's `batch_spec`."""
+    if set(batch) != set(spec):
+        raise ValueError(f"batch has arrays {sorted(batch)}, batch_spec {sorted(spec)}")
+    for name, expected in spec.items():
+        array = batch[name]
+        if array.dtype != expected.dtype or array.shape[1:] != expected.shape[1:]:
+            said = f"batch_spec says {expected.dtype}{expected.shape}"
+            raise ValueError(f"batch {name!r} is {array.dtype}{array.shape}, {said}")
+
+
+def _global_batch_size(spec: dict[str, jax.ShapeDtypeStruct]) -> int:
+    sizes = {array.shape[0] for array in spec.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"batch_spec arrays disagree on the batch size: {sorted(sizes)}")
+    return sizes.pop()
+

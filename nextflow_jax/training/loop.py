@@ -1,0 +1,115 @@
+"""The training loop: build, restore, step, log, save. What is trained is the Task's matter, never the loop's."""
+
+import pathlib
+import signal
+from collections.abc import Sequence
+from typing import TextIO
+
+import jax
+
+from nextflow_jax import sharding
+from nextflow_jax.config import to_plain_dict
+from nextflow_jax.training.checkpoint import Checkpoints, Position, checkpoint_steps, read_meta
+from nextflow_jax.training.feed import Feed
+from nextflow_jax.training.metrics import Window
+from nextflow_jax.training.preemption import StopSignal
+from nextflow_jax.training.program import Program, build_program
+from nextflow_jax.training.progress import Progress
+from nextflow_jax.training.run_log import RunLog
+from nextflow_jax.training.settings import Experiment, TrainConfig
+from nextflow_jax.training.state import StateLayout, TrainState, init_state
+from nextflow_jax.training.task import Task
+from nextflow_jax.training.workdir import check_resume, save_config
+
+
+def train(
+    experiment: Experiment,
+    task: Task,
+    workdir: pathlib.Path,
+    devices: Sequence[jax.Device] | None = None,
+    stream: TextIO | None = None,
+) -> TrainState:
+    """Trains to `experiment.train.steps`, continuing from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+      experiment: settings; `faults()` checked.
+      task: what is trained.
+      workdir: an existing, writable folder.
+      devices: the devices of the mesh (all by default).
+      stream: where progress goes (stderr by default).
+
+    Returns:
+      The last state.
+
+    Raises:
+      UserError: the checkpoint does not fit the configuration, or the loss was not finite for too long.
+      KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
+    """
+    settings = experiment.train
+    steps = checkpoint_steps(workdir)
+    start = steps[-1] if steps else 0
+    if steps:
+        check_resume(experiment, task.describe(), read_meta(workdir, start))
+    progress = Progress(experiment.name or experiment.kind, start, settings.steps, stream)
+    checkpoints = Checkpoints(workdir, settings.keep, to_plain_dict(experiment), task.describe())
+    with StopSignal() as stop, checkpoints:
+        program = build_program(experiment, task, devices, workdir, progress)
+        state, position = _restore_or_init(experiment, task, program.layout, checkpoints, start)
+        save_config(workdir, experiment)
+        if jax.process_index() == 0:
+            task.save_artifacts(workdir)
+        log = RunLog(workdir, settings, program, progress, start, Window(position.window))
+        try:
+            state = _run(settings, task, program, state, position.batch, checkpoints, stop, log)
+        finally:
+            log.close()
+    if stop.interrupted:
+        raise KeyboardInterrupt
+    return state
+
+
+def _restore_or_init(
+    experiment: Experiment, task: Task, layout: StateLayout, checkpoints: Checkpoints, start: int
+) -> tuple[TrainState, Position]:
+    if checkpoints.latest is not None:
+        return checkpoints.restore(start, layout.abstract)
+    return init_state(task, layout, experiment.seed), Position(batch=0)
+
+
+def _run(
+    settings: TrainConfig,
+    task: Task,
+    program: Program,
+    state: TrainState,
+    first_batch: int,
+    checkpoints: Checkpoints,
+    stop: StopSignal,
+    log: RunLog,
+) -> TrainState:
+    step = start = log.step
+    rows = sharding.batch_sharding(program.layout.mesh, program.layout.rules)
+    pending = None
+    stopping = stop.should_stop(step)
+    with Feed(task, first_batch, rows, settings.prefetch) as feed:
+        while step < settings.steps and not stopping:
+            batch = feed.next_batch()
+            state, metrics = program.compiled.call(state, batch)
+            step += 1
+            if pending is not None:
+                log.add(*pending, feed.waited)
+            pending = (step, metrics)
+            stopping = stop.should_stop(step)
+            if step % settings.checkpoint_every == 0 or step == settings.steps or stopping:
+                log.add(*pending, feed.waited)
+                pending = None
+                with log.pause():
+                    checkpoints.save(step, state, Position(first_batch + step - start, log.window.totals))
+    checkpoints.wait()
+    if stopping and step < settings.steps:
+        log.progress.say(
+            f"stopped by {signal.Signals(stop.received).name if stop.received else 'preemption'} after step {step}; "
+            "saved, run the same command again to continue"
+        )
+    elif step > start:
+        log.progress.say(f"done: step {step} of {settings.steps} saved")
+    return state

@@ -1,0 +1,88 @@
+"""Metrics on their way to files: (sum, weight) pairs added up over a window, metrics.jsonl and TensorBoard."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorboardX
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Window:
+    """Sums of (sum, weight) pairs over the steps since the last log line.
+
+    It travels in checkpoints, so that the first line after a resume equals that of a run never stopped.
+    """
+
+    def __init__(self, totals: Mapping[str, list[float]] | None = None) -> None:
+        self.totals = {name: list(pair) for name, pair in (totals or {}).items()}
+
+    def add(self, metrics: Mapping[str, tuple[Any, Any]]) -> None:
+        """Adds one step's metrics (host scalars)."""
+        for name, (total, weight) in metrics.items():
+            pair = self.totals.setdefault(name, [0.0, 0.0])
+            pair[0] += float(total)
+            pair[1] += float(weight)
+
+    def means(self) -> dict[str, float]:
+        """sum / weight of every metric that weighs something, by name."""
+        return {name: total / weight for name, (total, weight) in sorted(self.totals.items()) if weight}
+
+    def clear(self) -> None:
+        """Starts the next window."""
+        self.totals = {}
+
+
+class MetricsFiles:
+    """Appends records to `metrics.jsonl` and TensorBoard; one process of a job writes.
+
+    Opening drops lines past `step` (they will be written again) and a line cut short by a kill.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int, tensorboard: bool) -> None:
+        path = workdir / METRICS_FILE
+        _drop_lines_after(path, step)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = None
+        if tensorboard:
+            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, record: Mapping[str, float]) -> None:
+        """Writes one record with at least "step"; values that are not finite become null."""
+        clean = {name: value if math.isfinite(value) else None for name, value in record.items()}
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+        if self._board:
+            for name, value in clean.items():
+                if name not in ("step", "time") and value is not None:
+                    self._board.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """The records of a run's metrics.jsonl; a last line cut short is left out."""
+    path = pathlib.Path(workdir) / METRICS_FILE
+    records = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return records
+
+
+def _drop_lines_after(path: pathlib.Path, step: int) -> None:
+    kept = [record for record in read_metrics(path.parent) if record["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,173 @@
+"""AdamW with its schedules: which parameters are trained, which decay, and how the learning rate moves."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jaxtyping import Array, Float, Integer
+
+from nextflow_jax.config import Fault, choose, nearest
+from nextflow_jax.errors import UserError
+
+NO_DECAY = (r"(^|/)bias$", r"(^|/)scale$", r"norm", r"embedding", r"(^|/)(temperature|logit_)")
+"""Parameters that weight decay leaves alone: biases, norm gains, embedding tables, scalars of the contrastive loss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101); patterns are regular expressions searched in "a/b/c" names."""
+
+    learning_rate: float = 1e-3
+    """The highest value of the schedule; nothing multiplies it by the batch size."""
+    schedule: str = "cosine"
+    """"cosine", or "constant" (then a linear decay over the last `decay_steps`)."""
+    warmup_steps: int = 100
+    decay_steps: int = 0
+    final_share: float = 0.0
+    """The learning rate at the end, as a share of `learning_rate`."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    no_decay: tuple[str, ...] = NO_DECAY
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient; 0 = no clipping."""
+    ema_decay: float = 0.0
+    """Moving average of the trained parameters, used by whoever reads the checkpoint; 0 = none is kept."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that get no gradient and no optimizer state; each pattern must match."""
+
+    def faults(self) -> Iterator[Fault]:
+        """The rules these settings break."""
+        if self.schedule not in SCHEDULES:
+            yield Fault("schedule", self.schedule, "is not known", nearest(self.schedule, list(SCHEDULES)))
+        for name in ("learning_rate", "eps"):
+            if getattr(self, name) <= 0:
+                yield Fault(name, getattr(self, name), "must be positive", "use e.g. 1e-3 (eps: 1e-8)")
+        for name in ("beta1", "beta2", "ema_decay", "final_share"):
+            if not 0 <= getattr(self, name) < 1:
+                yield Fault(name, getattr(self, name), "must be at least 0 and below 1", "see OptimizerConfig")
+        for name in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                yield Fault(name, getattr(self, name), "must not be negative", "use 0 to switch it off")
+        for name in ("no_decay", "freeze"):
+            for pattern in getattr(self, name):
+                if not _is_regex(pattern):
+                    yield Fault(name, pattern, "is not a regular expression", "correct the pattern")
+
+
+def _cosine(config: OptimizerConfig, steps: int, step: Array) -> Array:
+    progress = jnp.clip((step - config.warmup_steps) / max(1, steps - config.warmup_steps), 0, 1)
+    return 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+
+def _constant(config: OptimizerConfig, steps: int, step: Array) -> Array:
+    return jnp.clip((steps - step) / max(1, config.decay_steps), 0, 1)
+
+
+SCHEDULES = {"cosine": _cosine, "constant": _constant}
+"""Name -> share of the way from `final_share` (0) to the highest learning rate (1), after warm-up."""
+
+
+def learning_rate(config: OptimizerConfig, steps: int, step: int | Integer[Array, ""]) -> Float[Array, ""]:
+    """The learning rate of `step` (from 0) in a run of `steps`: linear warm-up, then the schedule.
+
+    The first step already moves: warm-up step s has the share (s + 1) / warmup_steps.
+    """
+    step = jnp.asarray(step, jnp.float32)
+    warm = jnp.minimum(1.0, (step + 1) / max(1, config.warmup_steps))
+    share = choose("config.optimizer.schedule", config.schedule, SCHEDULES)(config, steps, step)
+    return config.learning_rate * warm * (config.final_share + (1 - config.final_share) * share)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """The update rule for one parameter tree. Holds no state; see `make_optimizer`."""
+
+    config: OptimizerConfig
+    steps: int
+    frozen: frozenset[str]
+    """Names of the parameters that are not trained."""
+    transform: optax.GradientTransformation
+    """Clipping, Adam and decay, without the learning rate, over the trained parameters."""
+
+    def split(self, params: Any) -> tuple[Any, Any]:
+        """(trained, frozen) parts of a parameter tree; together they are the whole."""
+        flat = traverse_util.flatten_dict(params, sep="/")
+        trained = {name: leaf for name, leaf in flat.items() if name not in self.frozen}
+        frozen = {name: leaf for name, leaf in flat.items() if name in self.frozen}
+        return traverse_util.unflatten_dict(trained, sep="/"), traverse_util.unflatten_dict(frozen, sep="/")
+
+    def update(self, grads: Any, opt_state: Any, trained: Any, step: Integer[Array, ""]) -> tuple[Any, Any]:
+        """One AdamW step on the trained parameters; returns their new values and the new optimizer state."""
+        updates, opt_state = self.transform.update(grads, opt_state, trained)
+        rate = learning_rate(self.config, self.steps, step)
+        trained = jax.tree.map(lambda value, change: value - (rate * change).astype(value.dtype), trained, updates)
+        return trained, opt_state
+
+    def average(self, ema: Any, trained: Any, step: Integer[Array, ""]) -> Any:
+        """The next moving average; its decay is (1 + step) / (10 + step) at first, to forget the initial values."""
+        if not self.config.ema_decay:
+            return ema
+        decay = jnp.minimum(self.config.ema_decay, (1 + step) / (10 + step)).astype(jnp.float32)
+        return jax.tree.map(lambda mean, value: decay * mean + (1 - decay) * value.astype(mean.dtype), ema, trained)
+
+
+def make_optimizer(config: OptimizerConfig, steps: int, params: Any) -> Optimizer:
+    """The optimizer for a parameter tree.
+
+    Args:
+      config: settings.
+      steps: length of the run, which the schedules need.
+      params: the (abstract) unboxed "params" collection: nested dictionaries.
+
+    Raises:
+      UserError: a freeze pattern matches nothing, or nothing is left to train.
+    """
+    names = list(traverse_util.flatten_dict(params, sep="/"))
+    frozen = _frozen_names(config.freeze, names)
+
+    def decays(trained: Any) -> Any:
+        flat = traverse_util.flatten_dict(trained, sep="/")
+        mask = {name: not any(re.search(pattern, name) for pattern in config.no_decay) for name in flat}
+        return traverse_util.unflatten_dict(mask, sep="/")
+
+    transform = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.scale_by_adam(config.beta1, config.beta2, config.eps),
+        optax.add_decayed_weights(config.weight_decay, decays) if config.weight_decay else optax.identity(),
+    )
+    return Optimizer(config, steps, frozen, transform)
+
+
+def merge_params(*parts: Any) -> Any:
+    """The parameter tree made of disjoint parts, such as those of `Optimizer.split`; later parts win."""
+    flat = {}
+    for part in parts:
+        flat |= traverse_util.flatten_dict(part, sep="/")
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _frozen_names(patterns: Sequence[str], names: Sequence[str]) -> frozenset[str]:
+    frozen = set()
+    for pattern in patterns:
+        matched = {name for name in names if re.search(pattern, name)}
+        if not matched:
+            raise UserError(f"config.optimizer.freeze: {pattern!r} matches no parameter; {nearest(pattern, names)}")
+        frozen |= matched
+    if len(frozen) == len(names):
+        raise UserError(f"config.optimizer.freeze = {tuple(patterns)}: freezes every parameter; leave some to train")
+    return frozenset(frozen)
+
+
+def _is_regex(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True

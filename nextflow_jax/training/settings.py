@@ -1,0 +1,57 @@
+"""What every experiment has, whatever it trains: length, batch, optimizer, mesh and how a run is watched and saved."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar
+
+from nextflow_jax.config import Fault
+from nextflow_jax.sharding import MeshConfig
+from nextflow_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Length and rhythm of a run, in steps (optimizer updates)."""
+
+    steps: int = 1000
+    batch_size: int = 16
+    """Rows of the global batch, over all devices of all hosts."""
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep: int = 2
+    """Checkpoints that stay on disk."""
+    max_bad_steps: int = 0
+    """How many steps in a row may have a loss or gradient that is not finite; such steps change nothing."""
+    prefetch: int = 2
+    """Batches made ahead of the step that uses them."""
+    peak_flops: float = 0.0
+    """FLOP/s of one device for the MFU; 0 = known by device kind, and no MFU for unknown devices."""
+    tensorboard: bool = True
+
+    def faults(self) -> Iterator[Fault]:
+        """The rules these settings break."""
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "prefetch"):
+            if getattr(self, name) < 1:
+                yield Fault(name, getattr(self, name), "must be positive", "use at least 1")
+        for name in ("max_bad_steps", "peak_flops"):
+            if getattr(self, name) < 0:
+                yield Fault(name, getattr(self, name), "must not be negative", "use 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The fields all kinds share; each kind adds its model and data (nextflow_jax/training/experiment.py)."""
+
+    kind: str = ""
+    name: str = ""
+    seed: int = 0
+    mesh: MeshConfig = MeshConfig()
+    rules: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Rows of sharding.LOGICAL_RULES to replace: (logical axis, mesh axes)."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+
+    FIXED: ClassVar[tuple[str, ...]] = ("kind", "seed")
+    """Fields (or groups) that a resumed run must not change, because its checkpoint's arrays depend on them."""
+    FREE: ClassVar[tuple[str, ...]] = ()
+    """Fields inside FIXED groups that may change all the same."""

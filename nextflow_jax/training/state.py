@@ -1,0 +1,124 @@
+"""The training state and its layout: every array that a checkpoint holds, its shape, dtype and sharding."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax.core import meta
+from jax.sharding import Mesh
+
+from nextflow_jax import sharding
+from nextflow_jax.training.keys import stream_key
+from nextflow_jax.training.optimizer import Optimizer, OptimizerConfig, make_optimizer
+from nextflow_jax.training.task import Task
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training carries from step to step."""
+
+    step: jax.Array
+    """int32 scalar: steps done."""
+    params: Any
+    """The "params" collection, frozen parameters included."""
+    variables: Any
+    """Other collections by name; the task's loss returns their next values."""
+    opt_state: Any
+    """State of the optax transform over the trained parameters."""
+    ema: Any
+    """Moving average of the trained parameters; empty when `ema_decay` is 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StateLayout:
+    """The state before any array exists; restore targets and compiled programs derive from it."""
+
+    mesh: Mesh
+    rules: sharding.Rules
+    optimizer: Optimizer
+    boxed: Any
+    """Abstract variables of `Task.init` with their logical axis names."""
+    abstract: TrainState
+    """`jax.ShapeDtypeStruct` leaves that carry their shardings."""
+    shardings: TrainState
+
+
+def make_layout(task: Task, config: OptimizerConfig, steps: int, mesh: Mesh, rules: sharding.Rules) -> StateLayout:
+    """Traces `task.init` and lays the whole state out over the mesh; optimizer state and EMA follow their parameters.
+
+    Raises:
+      UserError: a dimension that the mesh does not divide, or a freeze pattern without a match.
+    """
+    boxed = jax.eval_shape(task.init, stream_key(0, "init"))
+    placed = dict(sharding.shardings_of(boxed, mesh, rules))
+    abstract = dict(meta.unbox(boxed))
+    params, param_shardings = abstract.pop("params"), placed.pop("params")
+    optimizer = make_optimizer(config, steps, params)
+    trained, trained_shardings = optimizer.split(params)[0], optimizer.split(param_shardings)[0]
+    opt_state = jax.eval_shape(optimizer.transform.init, trained)
+    everywhere = sharding.replicated(mesh)
+    opt_shardings = optax.tree_utils.tree_map_params(
+        optimizer.transform,
+        lambda _, placement: placement,
+        opt_state,
+        trained_shardings,
+        transform_non_params=lambda _: everywhere,
+    )
+    keeps_ema = config.ema_decay > 0
+    state = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        params=params,
+        variables=abstract,
+        opt_state=opt_state,
+        ema=trained if keeps_ema else {},
+    )
+    shardings = TrainState(
+        step=everywhere,
+        params=param_shardings,
+        variables=placed,
+        opt_state=opt_shardings,
+        ema=trained_shardings if keeps_ema else {},
+    )
+    state = jax.tree.map(
+        lambda leaf, placement: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), state, shardings
+    )
+    return StateLayout(mesh, rules, optimizer, boxed, state, shardings)
+
+
+def init_state(task: Task, layout: StateLayout, seed: int) -> TrainState:
+    """A fresh state, created in place on the mesh; the values do not depend on the mesh."""
+    shardings = layout.shardings
+    variable_shardings = {"params": shardings.params, **shardings.variables}
+    create = jax.jit(lambda key: meta.unbox(task.init(key)), out_shardings=variable_shardings)
+    variables = dict(_place(task.after_init(create(stream_key(seed, "init"))), variable_shardings))
+    params = variables.pop("params")
+    trained = layout.optimizer.split(params)[0]
+    opt_state = jax.jit(layout.optimizer.transform.init, out_shardings=shardings.opt_state)(trained)
+    ema = {}
+    if layout.optimizer.config.ema_decay:
+        ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings.ema)(trained)
+    step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
+    state = TrainState(step=step, params=params, variables=variables, opt_state=opt_state, ema=ema)
+    _check_like(state, layout.abstract)
+    return state
+
+
+def num_parameters(params: Any) -> int:
+    """Elements of a (possibly abstract) tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _place(variables: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda leaf, placement: jax.device_put(leaf, placement), variables, shardings)
+
+
+def _check_like(state: TrainState, abstract: TrainState) -> None:
+    for (path, leaf), (_, expected) in zip(
+        jax.tree_util.tree_leaves_with_path(state), jax.tree_util.tree_leaves_with_path(abstract), strict=True
+    ):
+        if leaf.shape != expected.shape or leaf.dtype != expected.dtype:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"{name} became {leaf.dtype}{leaf.shape} after init, not {expected.dtype}{expected.shape}")

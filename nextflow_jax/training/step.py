@@ -1,0 +1,123 @@
+"""The training step: a pure function of (state, batch), compiled ahead of the loop with explicit shardings."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nextflow_jax import sharding
+from nextflow_jax.training.keys import stream_key
+from nextflow_jax.training.optimizer import Optimizer, learning_rate, merge_params
+from nextflow_jax.training.state import StateLayout, TrainState
+from nextflow_jax.training.task import Metrics, Task
+
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+"""Dense bfloat16 FLOP/s by `Device.device_kind`, from the makers' data sheets."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """The compiled step and what the compiler says about it."""
+
+    call: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
+    """Donates the state passed in."""
+    flops: float
+    """Operations of the compiled program on one device, as XLA counts them (rematerialisation included)."""
+    memory: dict[str, int]
+    """Bytes on one device: arguments, outputs, aliased (donated), temporaries."""
+
+
+def make_train_step(
+    task: Task, optimizer: Optimizer, seed: int
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """The pure function (state, batch) -> (next state, metrics).
+
+    A step whose loss or gradient is not finite changes nothing but the step count, and its metrics weigh nothing except
+    "bad_steps": so no checkpoint ever holds a poisoned state.
+    """
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        trained, frozen = optimizer.split(state.params)
+        key = stream_key(seed, "loss", state.step)
+
+        def loss_of(trained: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            return task.loss(merge_params(trained, frozen), state.variables, batch, key, state.step)
+
+        (loss, (metrics, variables)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        grad_norm = optax.global_norm(grads)
+        new_trained, opt_state = optimizer.update(grads, state.opt_state, trained, state.step)
+        new_state = TrainState(
+            step=state.step,
+            params=merge_params(new_trained, frozen),
+            variables=variables,
+            opt_state=opt_state,
+            ema=optimizer.average(state.ema, new_trained, state.step),
+        )
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        new_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+        one = jnp.ones((), jnp.float32)
+        metrics = metrics | {
+            "loss": (loss.astype(jnp.float32), one),
+            "grad_norm": (grad_norm.astype(jnp.float32), one),
+            "learning_rate": (learning_rate(optimizer.config, optimizer.steps, state.step), one),
+        }
+        metrics = jax.tree.map(lambda value: jnp.where(finite, value.astype(jnp.float32), 0), metrics)
+        metrics["bad_steps"] = (1 - finite.astype(jnp.float32), one)
+        return new_state.replace(step=state.step + 1), metrics
+
+    return train_step
+
+
+def lower_step(task: Task, layout: StateLayout, seed: int) -> jax.stages.Lowered:
+    """Traces and lowers the step for the layout's mesh and the task's batch, without allocating anything."""
+    rows = sharding.batch_sharding(layout.mesh, layout.rules)
+    batch = {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows) for name, spec in task.batch_spec().items()
+    }
+    step = jax.jit(
+        make_train_step(task, layout.optimizer, seed),
+        in_shardings=(layout.shardings, rows),
+        out_shardings=(layout.shardings, sharding.replicated(layout.mesh)),
+        donate_argnums=0,
+    )
+    with sharding.logical_context(layout.mesh, layout.rules):
+        return step.lower(layout.abstract, batch)
+
+
+def compile_step(task: Task, layout: StateLayout, seed: int) -> CompiledStep:
+    """Compiles the step; nothing is compiled inside the loop."""
+    compiled = lower_step(task, layout, seed).compile()
+    memory = compiled.memory_analysis()
+    cost = compiled.cost_analysis()
+    return CompiledStep(
+        call=compiled,
+        flops=float(cost["flops"]) if cost and "flops" in cost else float("nan"),
+        memory={
+            "arguments": memory.argument_size_in_bytes,
+            "outputs": memory.output_size_in_bytes,
+            "aliased": memory.alias_size_in_bytes,
+            "temporaries": memory.temp_size_in_bytes,
+        },
+    )
+
+
+def peak_flops(device: jax.Device, configured: float) -> float | None:
+    """FLOP/s that the MFU divides by: the configured figure, else the device kind's, else None (no MFU is reported)."""
+    return configured or PEAK_FLOPS.get(device.device_kind)
