@@ -1,0 +1,132 @@
+"""manifest.json: what a directory of shards holds, how it was made, and which tokenizers made it."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from nextflow_jax.config import from_config_dict, to_plain_dict
+from nextflow_jax.data import records
+from nextflow_jax.errors import UserError
+from nextflow_jax.scales import ScheduleFamily
+from nextflow_jax.vocabulary import Vocabulary
+
+FILE_NAME = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardEntry:
+    """One ArrayRecord file."""
+
+    file: str
+    records: int
+    tokens: int
+    """Positions of its documents, with neither dropout nor context blocks."""
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitEntry:
+    """The shards of one split: "train", "validation" or "heldout"."""
+
+    name: str
+    documents: int
+    """Documents before repetition; `records` counts their self-correction draws one by one."""
+    pictures: int
+    """Different pictures they show."""
+    draws: int
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def records(self) -> int:
+        """Records in all shards."""
+        return sum(shard.records for shard in self.shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Written last, so that a directory without it is an unfinished extraction."""
+
+    text_tokenizer: str
+    """Fingerprint."""
+    vision_tokenizer: str
+    """Fingerprint."""
+    schedule_family: ScheduleFamily
+    text_size: int
+    codebook_size: int
+    splits: tuple[SplitEntry, ...]
+    made_from: dict[str, Any]
+    """The inputs of the extraction: configuration, fingerprint of the pictures and documents, program version."""
+    schema_version: int = records.SCHEMA_VERSION
+
+    def split(self, name: str) -> SplitEntry:
+        """The split called `name`.
+
+        Raises:
+          UserError: there is none, naming those there are.
+        """
+        for split in self.splits:
+            if split.name == name:
+                return split
+        raise UserError(f"shards have no split {name!r}; they have {', '.join(split.name for split in self.splits)}")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The unified vocabulary of both tokenizers; a model may pad it further, which changes no id."""
+        return Vocabulary(self.text_size, self.codebook_size)
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps(to_plain_dict(self), indent=1, sort_keys=True) + "\n"
+
+
+def read_manifest(directory: str | pathlib.Path) -> Manifest:
+    """Reads `directory`/manifest.json.
+
+    Raises:
+      UserError: no such file, not readable as a manifest, or of another schema version.
+    """
+    path = pathlib.Path(directory) / FILE_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: {directory} holds no finished extraction; "
+            f"make it with python -m nextflow_jax.extract --out {directory}"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not readable ({error}); extract the shards again") from error
+    if version != records.SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {version}; this program reads version {records.SCHEMA_VERSION}; "
+            "extract the shards again"
+        )
+    return from_config_dict(Manifest, values, prefix=str(path))
+
+
+def check_fingerprints(
+    manifest: Manifest, *, text_tokenizer: str, vision_tokenizer: str, schedule_family: ScheduleFamily
+) -> None:
+    """Refuses shards that were made with other tokenizers or another schedule family than the model's.
+
+    Raises:
+      UserError: names each difference, the shards' value and the model's.
+    """
+    wanted = {
+        "text tokenizer": (manifest.text_tokenizer, text_tokenizer),
+        "vision tokenizer": (manifest.vision_tokenizer, vision_tokenizer),
+        "schedule family": (manifest.schedule_family, schedule_family),
+    }
+    differences = [
+        f"{name}: shards have {shards}, the model has {model}"
+        for name, (shards, model) in wanted.items()
+        if shards != model
+    ]
+    if differences:
+        raise UserError(
+            "shards do not belong to this model; "
+            + "; ".join(differences)
+            + "; extract with the model's tokenizer, or train on shards of this one"
+        )

@@ -1,0 +1,269 @@
+"""The pipeline: planned rows are read, laid out and stacked ahead of time, in threads or worker processes."""
+
+import dataclasses
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from nextflow_jax import sequence
+from nextflow_jax.config import Fault, choose, nearest
+from nextflow_jax.data.mixture import MixtureConfig, make_stream
+from nextflow_jax.data.packing import STRATEGIES
+from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig, RowPlan
+from nextflow_jax.data.records import BrokenRecord
+from nextflow_jax.data.segments import check_indices, to_segments
+from nextflow_jax.data.shards import DocumentIndex, ShardSet
+from nextflow_jax.errors import UserError
+from nextflow_jax.scales import ScheduleFamily
+from nextflow_jax.vocabulary import Vocabulary
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """From shards to the batches of the decoder."""
+
+    shards: str = ""
+    """Directory that `extract --out` wrote."""
+    verify: str = "size"
+    """"size" compares file sizes with the manifest at the start, "full" checksums too (reads everything once)."""
+    row_length: int = 512
+    """S, positions of a row."""
+    packing: str = "fixed_length"
+    """How documents share rows; one of packing.STRATEGIES."""
+    window_batches: int = 16
+    """Global batches planned at once: more pack better and shuffle wider, fewer start sooner."""
+    mixture: MixtureConfig = MixtureConfig()
+    condition_dropout: float = 0.1
+    """Share of documents that generate pictures without their prompt text, for classifier-free guidance."""
+    response_only: bool = False
+    """Loss on responses only (supervised fine-tuning)."""
+    last_scale_context: bool = False
+    """Prompt pictures feed one more block with the codes of their last scale."""
+    sequence: sequence.SequenceConfig = sequence.SequenceConfig()
+    drop_too_long: bool = False
+    """Leave out documents longer than a row, counting them; otherwise they are an error."""
+    max_broken_fraction: float = 0.001
+    """Share of a split's records that may be unreadable; each is skipped and logged."""
+    reader_threads: int = 2
+    """Threads that build batches in this process or in each worker process; 0 builds them when asked."""
+    prefetch_batches: int = 4
+    """Batches built ahead."""
+    workers: int = 0
+    """Worker processes; 0 uses threads alone."""
+
+    def faults(self) -> Iterator[Fault]:
+        """The rules this configuration breaks."""
+        for name, least in (("row_length", 8), ("window_batches", 1), ("reader_threads", 0), ("workers", 0)):
+            if getattr(self, name) < least:
+                yield Fault(name, getattr(self, name), f"must be at least {least}", f"use {least} or more")
+        for name in ("condition_dropout", "max_broken_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                yield Fault(name, getattr(self, name), "is a share", "use a number from 0 to 1")
+        if self.packing not in STRATEGIES:
+            yield Fault("packing", self.packing, "is no packing strategy", nearest(self.packing, list(STRATEGIES)))
+        if self.prefetch_batches < self.reader_threads:
+            yield Fault("prefetch_batches", self.prefetch_batches, "must be at least reader_threads", "raise it")
+
+
+def make_plan(config: PipelineConfig, shards: ShardSet, split: str, seed: int, batch_size: int) -> Plan:
+    """The plan of a split: what each global batch holds, and its statistics.
+
+    Args:
+      config: of the pipeline.
+      shards: opened.
+      split: "train", "validation" or "heldout".
+      seed: of the experiment.
+      batch_size: rows of a global batch.
+
+    Raises:
+      UserError: documents longer than a row while drop_too_long is off, a mixture task that the shards lack.
+    """
+    index = shards.index(split)
+    length = index.plain + (index.context if config.last_scale_context else 0)
+    usable = length <= config.row_length
+    if not usable.all():
+        _report_too_long(config, index, length)
+    plan_config = PlanConfig(seed, batch_size, config.window_batches, config.row_length, config.condition_dropout)
+    table = DocumentTable(length, index.condition, index.task, index.tasks)
+    stream = make_stream(config.mixture, index, usable, seed)
+    return Plan(plan_config, stream, table, choose("config.pipeline.packing", config.packing, STRATEGIES))
+
+
+def make_batches(
+    config: PipelineConfig,
+    shards: ShardSet,
+    split: str,
+    seed: int,
+    global_batch_size: int,
+    start_batch: int,
+    process_index: int,
+    process_count: int,
+    *,
+    accumulate: sequence.Accumulate | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's rows of global batches `start_batch`, `start_batch` + 1, ..., without end.
+
+    Args:
+      config: of the pipeline.
+      shards: opened.
+      split: "train", "validation" or "heldout".
+      seed: of the experiment; with the batch's number it decides everything.
+      global_batch_size: rows of a batch over all processes.
+      start_batch: number of the first batch, 0 in a new run.
+      process_index: which part of every batch to return.
+      process_count: how many equal parts there are; any number gives the same global batches.
+      accumulate: makes accumulated features, when config.sequence.inputs asks for them.
+
+    Returns:
+      An iterator over the arrays of `sequence.Sequence` by name, each [rows, S, ...]. It is a grain DatasetIterator.
+
+    Raises:
+      UserError: at once for what `make_plan` refuses or a batch that does not divide; while iterating when more than
+        max_broken_fraction of the records are unreadable.
+    """
+    if global_batch_size % process_count:
+        raise UserError(
+            f"global batch of {global_batch_size} rows does not divide over {process_count} processes; "
+            f"use {-(-global_batch_size // process_count) * process_count}"
+        )
+    plan = make_plan(config, shards, split, seed, global_batch_size)
+    if process_index == 0:
+        _LOG.info("%s from batch %d: %s", split, start_batch, _describe(plan.statistics(start_batch)))
+    rows = global_batch_size // process_count
+    mine = slice(process_index * rows, (process_index + 1) * rows)
+    builder = RowBuilder(config, shards, split, accumulate)
+    dataset = grain.MapDataset.range(start_batch, sys.maxsize).map(BatchBuilder(plan, mine, builder))
+    batches = dataset.to_iter_dataset(grain.ReadOptions(config.reader_threads, config.prefetch_batches))
+    if config.workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=2))
+    return iter(batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchBuilder:
+    """Number of a batch -> this process's rows of it, stacked."""
+
+    plan: Plan
+    rows: slice
+    build_row: "RowBuilder"
+
+    def __call__(self, n: int) -> dict[str, np.ndarray]:
+        """Arrays [rows, S, ...] by name."""
+        rows = [self.build_row(row).arrays() for row in self.plan.batch(n)[self.rows]]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+class RowBuilder:
+    """Reads the documents of a planned row and lays them out."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        shards: ShardSet,
+        split: str,
+        accumulate: sequence.Accumulate | None,
+    ):
+        self._config = config
+        self._source = shards.source(split)
+        self._family = shards.manifest.schedule_family
+        self._vocabulary = shards.manifest.vocabulary
+        self._accumulate = accumulate
+        self._broken = BrokenRecords(shards.index(split), config.max_broken_fraction)
+        self._nothing = _no_positions(config.sequence, self._family, self._vocabulary, accumulate)
+
+    def __call__(self, row: RowPlan) -> sequence.Sequence:
+        """The row; unreadable documents leave padding."""
+        parts = []
+        for record, dropped in zip(row.records.tolist(), row.dropped.tolist()):
+            try:
+                parts.append(self._document(record, dropped))
+            except BrokenRecord as error:
+                self._broken.add(record, error)
+        return sequence.pack_row([*parts, self._nothing], self._config.row_length, self._vocabulary)
+
+    def _document(self, record: int, dropped: bool) -> sequence.Sequence:
+        config = self._config
+        document = self._source[record]
+        check_indices(document, self._vocabulary)
+        segments = to_segments(
+            document, self._family, response_only=config.response_only, last_scale_context=config.last_scale_context
+        )
+        if dropped:
+            segments = sequence.drop_condition(segments)
+        return sequence.flatten(segments, self._vocabulary, config.sequence, accumulate=self._accumulate)
+
+
+class BrokenRecords:
+    """Counts the unreadable records of a split; too many stop the run. Each worker process counts its own."""
+
+    def __init__(self, index: DocumentIndex, max_fraction: float):
+        self._index = index
+        self._max_fraction = max_fraction
+        self._records: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def add(self, record: int, error: BrokenRecord) -> None:
+        """Counts and logs a record, once.
+
+        Raises:
+          UserError: with it, more than the allowed share of the records are broken.
+        """
+        with self._lock:
+            if record in self._records:
+                return
+            self._records.add(record)
+            count = len(self._records)
+        _LOG.warning("skipped broken record %d (%s): %s", record, self._index.key(record), error)
+        if count > self._max_fraction * len(self._index):
+            raise UserError(
+                f"{count} of {len(self._index)} records are broken, the last one {self._index.key(record)} ({error}); "
+                f"max_broken_fraction allows {self._max_fraction}; check the shards with verify='full'"
+            )
+
+
+def _no_positions(
+    config: sequence.SequenceConfig,
+    family: ScheduleFamily,
+    vocabulary: Vocabulary,
+    accumulate: sequence.Accumulate | None,
+) -> sequence.Sequence:
+    """A document without positions: it gives a row of any content, or none, all the arrays that the model reads."""
+    empty = sequence.TextSegment(np.empty(0, np.int32))
+    nothing = sequence.flatten([empty], vocabulary, config, bos=False, eos=False, accumulate=accumulate)
+    if accumulate is None:
+        return nothing
+    schedule = family.schedule(family.sizes[0])
+    features = accumulate(schedule, np.zeros(schedule.num_tokens, np.int32))
+    return dataclasses.replace(nothing, vision_features=np.zeros((0, features[-1].shape[-1]), np.float32))
+
+
+def _report_too_long(config: PipelineConfig, index: DocumentIndex, length: Int[np.ndarray, "records"]) -> None:
+    """Logs the documents that are dropped, or refuses them."""
+    count, longest = int(np.count_nonzero(length > config.row_length)), int(length.argmax())
+    found = (
+        f"{count} of {len(index)} documents are longer than config.pipeline.row_length = {config.row_length}; "
+        f"the longest, {index.key(longest)}, has {length[longest]} positions"
+    )
+    if not config.drop_too_long:
+        raise UserError(f"{found}; set row_length to {length[longest]}, or drop_too_long to leave them out")
+    _LOG.warning("%s; they are left out", found)
+
+
+def _describe(statistics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in statistics.items())

@@ -1,0 +1,86 @@
+"""From a record to what sequence.py flattens: which segments bear loss, condition, or feed their last scale."""
+
+import dataclasses
+
+from nextflow_jax import sequence
+from nextflow_jax.data.records import BrokenRecord, EncodedDocument, EncodedImage, EncodedText
+from nextflow_jax.errors import UserError
+from nextflow_jax.scales import ScheduleFamily
+from nextflow_jax.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionCounts:
+    """The positions a document takes, split so that every setting's length follows without reading the document."""
+
+    plain: int
+    """Everything, with neither condition dropped nor context blocks."""
+    condition: int
+    """Text that guidance dropout takes away."""
+    context: int
+    """What context blocks of its prompt pictures add."""
+
+
+def count_positions(document: EncodedDocument, family: ScheduleFamily) -> PositionCounts:
+    """Counts the positions of a document; `to_segments` and `sequence.sequence_length` agree with it."""
+    plain = to_segments(document, family, response_only=False, last_scale_context=False)
+    extended = to_segments(document, family, response_only=False, last_scale_context=True)
+    length = sequence.sequence_length(plain)
+    return PositionCounts(
+        plain=length,
+        condition=length - sequence.sequence_length(sequence.drop_condition(plain)),
+        context=sequence.sequence_length(extended) - length,
+    )
+
+
+def to_segments(
+    document: EncodedDocument, family: ScheduleFamily, *, response_only: bool, last_scale_context: bool
+) -> list[sequence.Segment]:
+    """The document's segments as sequence.py takes them.
+
+    Args:
+      document: as read from a shard.
+      family: gives each picture its schedule.
+      response_only: prompts bear no loss (supervised fine-tuning); otherwise everything does.
+      last_scale_context: prompt pictures feed one more block with the codes of their last scale.
+
+    Prompt text is a condition, which dropout may remove, where a picture is the response: guidance works on pictures,
+    and a question about a picture must not lose its words.
+
+    Raises:
+      BrokenRecord: a picture whose size or number of codes the schedule family does not know.
+    """
+    generates = any(isinstance(segment, EncodedImage) and segment.role == "response" for segment in document.segments)
+    segments: list[sequence.Segment] = []
+    for segment in document.segments:
+        loss = segment.role == "response" or not response_only
+        prompt = segment.role == "prompt"
+        if isinstance(segment, EncodedText):
+            segments.append(sequence.TextSegment(segment.ids, loss=loss, condition=prompt and generates))
+        else:
+            segments.append(_image_segment(segment, family, loss, prompt and last_scale_context))
+    return segments
+
+
+def check_indices(document: EncodedDocument, vocabulary: Vocabulary) -> None:
+    """Raises BrokenRecord when an index lies outside the vocabulary: embedding tables would clamp it in silence."""
+    for segment in document.segments:
+        if isinstance(segment, EncodedText):
+            limits = ((segment.ids, vocabulary.text_size),)
+        else:
+            limits = ((segment.inputs, vocabulary.codebook_size), (segment.targets, vocabulary.codebook_size))
+        for indices, limit in limits:
+            if indices.size and not 0 <= indices.min() <= indices.max() < limit:
+                raise BrokenRecord(f"index {indices.max()} is outside 0..{limit - 1}")
+
+
+def _image_segment(
+    image: EncodedImage, family: ScheduleFamily, loss: bool, context_block: bool
+) -> sequence.ImageSegment:
+    try:
+        schedule = family.schedule(image.size)
+    except UserError as error:
+        raise BrokenRecord(str(error)) from error
+    if not len(image.inputs) == len(image.targets) == schedule.num_tokens:
+        raise BrokenRecord(f"{len(image.targets)} codes where {image.size} has {schedule.num_tokens}")
+    return sequence.ImageSegment(schedule, image.inputs, image.targets, loss=loss, context_block=context_block)
