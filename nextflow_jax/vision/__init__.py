@@ -1,0 +1,1 @@
+"""The vision room: encoders and decoders of pictures, the multi-scale quantizer, the tokenizer, its frozen codec."""

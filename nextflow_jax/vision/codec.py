@@ -1,0 +1,187 @@
+"""The frozen tokenizer as everyone downstream uses it: uint8 pictures to codes and back, one compilation a size.
+
+Batches of any length are run in chunks of one fixed length, so a picture's codes and pixels do not depend on what else
+is in its batch, and every size compiles once.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from nextflow_jax.config import to_plain_dict
+from nextflow_jax.errors import UserError
+from nextflow_jax.scales import ScaleSchedule, ScheduleFamily
+from nextflow_jax.vision import residual
+from nextflow_jax.vision.quantizer import SelfCorrection
+from nextflow_jax.vision.tokenizer import VisionTokenizer, VisionTokenizerConfig
+
+Variables = dict[str, Any]
+
+
+def images_to_float(images: UInt8[Array | np.ndarray, "*B"]) -> Float[Array, "*B"]:
+    """uint8 values as float32 in [-1, 1]."""
+    return jnp.asarray(images, jnp.float32) / 127.5 - 1.0
+
+
+def images_to_uint8(images: Float[Array, "*B"]) -> UInt8[Array, "*B"]:
+    """Values in [-1, 1], clamped, as uint8."""
+    return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
+def fingerprint(variables: Variables, config: Any) -> str:
+    """Names a model by what it is: SHA-256 over the configuration and every array's name, dtype, shape and bytes.
+
+    Args:
+      variables: unboxed collections.
+      config: the configuration dataclass.
+    """
+    digest = hashlib.sha256(json.dumps(to_plain_dict(config), sort_keys=True).encode())
+    for name, value in sorted(flatten_dict(variables, sep="/").items()):
+        array = np.ascontiguousarray(value)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+class VisionTokenizerCodec:
+    """A trained tokenizer, frozen. Inputs and outputs are NumPy; sizes are (height, width) in pixels."""
+
+    def __init__(self, config: VisionTokenizerConfig, variables: Variables, chunk: int = 32) -> None:
+        """Takes unboxed `variables` (collections "params" and "codebook").
+
+        Args:
+          config: the architecture.
+          variables: trained arrays.
+          chunk: pictures in one device call.
+        """
+        self.config = config
+        self.variables = variables
+        self._chunk = chunk
+        self._module = VisionTokenizer(config)
+        self._encode = jax.jit(self._encode_chunk, static_argnames=("self_correction",))
+        self._decode = jax.jit(self._decode_chunk, static_argnames=("schedule", "every_scale"))
+
+    @property
+    def family(self) -> ScheduleFamily:
+        """The schedules it was trained on."""
+        return self.config.family
+
+    @functools.cached_property
+    def codebook(self) -> Float[np.ndarray, "V C"]:
+        """The codes' vectors, semantic half first."""
+        return np.asarray(self.variables["codebook"]["quantizer"]["embedding"])
+
+    @functools.cached_property
+    def refinement(self) -> residual.Refinement | None:
+        """The convolutions after upsampling, as NumPy; None when the tokenizer has none."""
+        bound = self._module.bind(self.variables)
+        refinement = bound.quantizer.refinement()
+        return None if refinement is None else residual.Refinement(*(np.asarray(array) for array in refinement))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """See `fingerprint`."""
+        return fingerprint(self.variables, self.config)
+
+    def encode(
+        self,
+        images: UInt8[np.ndarray, "B H W 3"],
+        key: Key[Array, ""] | None = None,
+        self_correction: SelfCorrection | None = None,
+    ) -> tuple[Int[np.ndarray, "B N"], Int[np.ndarray, "B N"]]:
+        """Codes of pictures: (inputs, targets) int32, equal without self-correction.
+
+        Args:
+          images: of a size the family lists.
+          key: needed with self-correction; picture i of the batch uses `fold_in(key, i)`.
+          self_correction: draws some of the inputs among near codes; see `Quantizer.encode`.
+
+        Raises:
+          UserError: an unsupported size.
+        """
+        self.family.schedule(images.shape[1:3])
+        keys = None
+        if self_correction is not None:
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(images)))
+        parts = [
+            self._encode(self.variables, part, part_keys, self_correction=self_correction)
+            for part, part_keys in self._chunks(images, keys)
+        ]
+        inputs, targets = (np.concatenate([np.asarray(codes) for codes in both]) for both in zip(*parts))
+        return inputs[: len(images)], targets[: len(images)]
+
+    def decode(self, codes: Int[np.ndarray, "B N"], size: Sequence[int]) -> UInt8[np.ndarray, "B H W 3"]:
+        """Pictures of codes.
+
+        Raises:
+          UserError: an unsupported size, the wrong number of codes for it, or codes outside the codebook.
+        """
+        return self._run_decode(codes, size, every_scale=False)[-1]
+
+    def decode_partial(self, codes: Int[np.ndarray, "B N"], size: Sequence[int]) -> list[UInt8[np.ndarray, "B H W 3"]]:
+        """Pictures as they stand after each scale, coarse to fine; the last equals `decode`."""
+        return self._run_decode(codes, size, every_scale=True)
+
+    def accumulate(self, schedule: ScaleSchedule, codes: Int[np.ndarray, "N"]) -> list[Float[np.ndarray, "_ C"]]:
+        """What each next scale sees with accumulated inputs (`sequence.Accumulate`), for one picture's codes.
+
+        Entry i: features of scales 1 ... i+1, on the grid of scale i+2; the last entry on the final grid.
+        """
+        maps = residual.accumulate(schedule, self.codebook[codes], self.refinement)
+        features = (residual.next_scale_features(schedule, k, accumulated) for k, accumulated in enumerate(maps))
+        return [cells.reshape(-1, cells.shape[-1]) for cells in features]
+
+    def _run_decode(
+        self, codes: Int[np.ndarray, "B N"], size: Sequence[int], every_scale: bool
+    ) -> list[UInt8[np.ndarray, "B H W 3"]]:
+        schedule = self.family.schedule(size)
+        if codes.ndim != 2 or codes.shape[1] != schedule.num_tokens:
+            raise UserError(
+                f"codes {codes.shape}: a picture of {size[0]}x{size[1]} has {schedule.num_tokens} codes; "
+                "give an array [pictures, codes]"
+            )
+        if codes.size and (codes.min() < 0 or codes.max() >= self.config.quantizer.codes):
+            raise UserError(
+                f"codes range over {codes.min()} ... {codes.max()}: the codebook has codes 0 ... "
+                f"{self.config.quantizer.codes - 1}; subtract the vocabulary's vision offset"
+            )
+        parts = [
+            self._decode(self.variables, part, schedule=schedule, every_scale=every_scale)
+            for part, _ in self._chunks(codes, None)
+        ]
+        return [np.concatenate([np.asarray(part) for part in scale])[: len(codes)] for scale in zip(*parts)]
+
+    def _chunks(
+        self, rows: np.ndarray, keys: Key[Array, "B"] | None
+    ) -> Iterator[tuple[np.ndarray, Key[Array, "chunk"] | None]]:
+        """Equal chunks of the rows (and their keys), the last one filled up by repeating row 0 of the chunk."""
+        for start in range(0, len(rows), self._chunk):
+            index = np.arange(start, start + self._chunk)
+            index = np.where(index < len(rows), index, start)
+            yield rows[index], None if keys is None else keys[index]
+
+    def _encode_chunk(
+        self,
+        variables: Variables,
+        images: UInt8[Array, "B H W 3"],
+        keys: Key[Array, "B"] | None,
+        self_correction: SelfCorrection | None,
+    ) -> tuple[Int[Array, "B N"], Int[Array, "B N"]]:
+        return self._module.apply(variables, images_to_float(images), keys, self_correction, method="encode")
+
+    def _decode_chunk(
+        self, variables: Variables, codes: Int[Array, "B N"], schedule: ScaleSchedule, every_scale: bool
+    ) -> list[UInt8[Array, "B H W 3"]]:
+        maps = self._module.apply(variables, codes, schedule, method="accumulate")
+        wanted = maps if every_scale else maps[-1:]
+        return [
+            images_to_uint8(self._module.apply(variables, features, method="decode_features")) for features in wanted
+        ]
