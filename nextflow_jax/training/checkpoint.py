@@ -21,7 +21,6 @@ from nextflow_jax.training.state import TrainState
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
-_ITEMS = ("state", "data", "meta")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +61,7 @@ class Checkpoints:
     ) -> None:
         self._folder = _folder(workdir)
         self._meta = {"format": FORMAT_VERSION, "config": config, "fingerprints": dict(fingerprints)}
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=_ITEMS)
+        self._manager = _open(self._folder, max_to_keep=keep, cleanup_tmp_directories=True)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -81,7 +79,7 @@ class Checkpoints:
         if step == self.latest:
             return
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.PyTreeSave(state),
             data=ocp.args.JsonSave(dataclasses.asdict(position)),
             meta=ocp.args.JsonSave({**self._meta, "step": step}),
         )
@@ -99,7 +97,8 @@ class Checkpoints:
         """
         _require_step(self._folder, step)
         _check_tree(self._manager.item_metadata(step)["state"].tree, abstract, self._folder / str(step))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        state = ocp.args.PyTreeRestore(abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract))
+        args = ocp.args.Composite(state=state, data=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         return restored["state"], Position(**restored["data"])
 
@@ -120,7 +119,7 @@ def read_meta(workdir: str | os.PathLike, step: int | None = None) -> dict[str, 
     """
     folder = _folder(workdir)
     step = _require_step(folder, step)
-    with ocp.CheckpointManager(folder, item_names=_ITEMS, options=_READ_ONLY) as manager:
+    with _open(folder, create=False) as manager:
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
     if meta["format"] != FORMAT_VERSION:
         raise UserError(f"{folder / str(step)}: format {meta['format']}, this version reads {FORMAT_VERSION}")
@@ -139,8 +138,7 @@ def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> Re
     """
     folder = _folder(workdir)
     meta = read_meta(workdir, step)
-    handlers = {"state": ocp.PyTreeCheckpointHandler()}
-    with ocp.CheckpointManager(folder, item_handlers=handlers, options=_READ_ONLY) as manager:
+    with _open(folder, create=False) as manager:
         saved = manager.item_metadata(meta["step"])["state"].tree
         wanted = {name: saved[name] for name in ("params", "variables", "ema") if saved[name]}
         wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
@@ -151,7 +149,13 @@ def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> Re
     return Restored(meta["config"], params, trees.get("variables", {}), meta)
 
 
-_READ_ONLY = ocp.CheckpointManagerOptions(read_only=True)
+def _open(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
+    handlers = {
+        "state": ocp.PyTreeCheckpointHandler(),
+        "data": ocp.JsonCheckpointHandler(),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(folder, item_handlers=handlers, options=ocp.CheckpointManagerOptions(**options))
 
 
 def _folder(workdir: str | os.PathLike) -> pathlib.Path:

@@ -87,13 +87,14 @@ def _run(
     log: RunLog,
 ) -> TrainState:
     step = start = log.step
+    constants = jax.device_put(task.constants(), sharding.replicated(program.layout.mesh))
     rows = sharding.batch_sharding(program.layout.mesh, program.layout.rules)
     pending = None
     stopping = stop.should_stop(step)
     with Feed(task, first_batch, rows, settings.prefetch) as feed:
         while step < settings.steps and not stopping:
             batch = feed.next_batch()
-            state, metrics = program.compiled.call(state, batch)
+            state, metrics = program.compiled.call(state, constants, batch)
             step += 1
             if pending is not None:
                 log.add(*pending, feed.waited)

@@ -14,8 +14,14 @@ from jaxtyping import Array, Float, Integer
 from nextflow_jax.config import Fault, choose, nearest
 from nextflow_jax.errors import UserError
 
-NO_DECAY = (r"(^|/)bias$", r"(^|/)scale$", r"norm", r"embedding", r"(^|/)(temperature|logit_)")
-"""Parameters that weight decay leaves alone: biases, norm gains, embedding tables, scalars of the contrastive loss."""
+NO_DECAY = (
+    r"(^|/)(bias|scale|refine_biases)$",
+    r"(^|/)embedding$",
+    r"(^|/)embedding/(tokens|codes|scales|scale_count_gain)$",
+    r"(^|/)(positions|probe)$",
+    r"(^|/)log_temperature$",
+)
+"""Parameters that weight decay leaves alone: biases, gains of norms, embedding tables, the loss's temperature."""
 
 
 @dataclasses.dataclass(frozen=True)

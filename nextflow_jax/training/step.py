@@ -32,11 +32,15 @@ PEAK_FLOPS = {
 """Dense bfloat16 FLOP/s by `Device.device_kind`, from the makers' data sheets."""
 
 
+TrainStep = Callable[[TrainState, Any, dict[str, jax.Array]], tuple[TrainState, Metrics]]
+"""(state, the task's constants, batch) -> (next state, metrics)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
     """The compiled step and what the compiler says about it."""
 
-    call: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
+    call: TrainStep
     """Donates the state passed in."""
     flops: float
     """Operations of the compiled program on one device, as XLA counts them (rematerialisation included)."""
@@ -44,21 +48,19 @@ class CompiledStep:
     """Bytes on one device: arguments, outputs, aliased (donated), temporaries."""
 
 
-def make_train_step(
-    task: Task, optimizer: Optimizer, seed: int
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
-    """The pure function (state, batch) -> (next state, metrics).
+def make_train_step(task: Task, optimizer: Optimizer, seed: int) -> TrainStep:
+    """The training step as a pure function.
 
     A step whose loss or gradient is not finite changes nothing but the step count, and its metrics weigh nothing except
     "bad_steps": so no checkpoint ever holds a poisoned state.
     """
 
-    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, constants: Any, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         trained, frozen = optimizer.split(state.params)
         key = stream_key(seed, "loss", state.step)
 
         def loss_of(trained: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-            return task.loss(merge_params(trained, frozen), state.variables, batch, key, state.step)
+            return task.loss(merge_params(trained, frozen), state.variables, constants, batch, key, state.step)
 
         (loss, (metrics, variables)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
         grad_norm = optax.global_norm(grads)
@@ -87,18 +89,18 @@ def make_train_step(
 
 def lower_step(task: Task, layout: StateLayout, seed: int) -> jax.stages.Lowered:
     """Traces and lowers the step for the layout's mesh and the task's batch, without allocating anything."""
-    rows = sharding.batch_sharding(layout.mesh, layout.rules)
+    rows, everywhere = sharding.batch_sharding(layout.mesh, layout.rules), sharding.replicated(layout.mesh)
     batch = {
         name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows) for name, spec in task.batch_spec().items()
     }
     step = jax.jit(
         make_train_step(task, layout.optimizer, seed),
-        in_shardings=(layout.shardings, rows),
-        out_shardings=(layout.shardings, sharding.replicated(layout.mesh)),
+        in_shardings=(layout.shardings, everywhere, rows),
+        out_shardings=(layout.shardings, everywhere),
         donate_argnums=0,
     )
     with sharding.logical_context(layout.mesh, layout.rules):
-        return step.lower(layout.abstract, batch)
+        return step.lower(layout.abstract, jax.eval_shape(task.constants), batch)
 
 
 def compile_step(task: Task, layout: StateLayout, seed: int) -> CompiledStep:

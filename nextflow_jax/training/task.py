@@ -26,14 +26,27 @@ class Task(Protocol):
         Takes and returns unboxed arrays of the same tree, shapes and dtypes; called once, when no checkpoint exists.
         """
 
+    def constants(self) -> Any:
+        """Arrays that the loss reads and nothing changes, e.g. a teacher's weights: a tree, {} when there are none.
+
+        They reach the devices once, whole, and no checkpoint holds them.
+        """
+
     def loss(
-        self, params: Any, variables: Variables, batch: dict[str, jax.Array], key: jax.Array, step: jax.Array
+        self,
+        params: Any,
+        variables: Variables,
+        constants: Any,
+        batch: dict[str, jax.Array],
+        key: jax.Array,
+        step: jax.Array,
     ) -> tuple[jax.Array, tuple[Metrics, Variables]]:
         """The scalar loss to minimise, its metrics and the new values of the other collections; pure, traced.
 
         Args:
           params: the "params" collection.
           variables: the other collections.
+          constants: as `constants` returns them.
           batch: the global batch, arrays as in `batch_spec`.
           key: this step's key; fold names into it for separate streams.
           step: int32 scalar, counted from 0.
