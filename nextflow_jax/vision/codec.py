@@ -94,14 +94,14 @@ class VisionTokenizerCodec:
     def encode(
         self,
         images: UInt8[np.ndarray, "B H W 3"],
-        key: Key[Array, ""] | None = None,
+        key: Key[Array, ""] | Key[Array, "B"] | None = None,
         self_correction: SelfCorrection | None = None,
     ) -> tuple[Int[np.ndarray, "B N"], Int[np.ndarray, "B N"]]:
         """Codes of pictures: (inputs, targets) int32, equal without self-correction.
 
         Args:
           images: of a size the family lists.
-          key: needed with self-correction; picture i of the batch uses `fold_in(key, i)`.
+          key: needed with self-correction; one a picture, or one for all: picture i then uses `fold_in(key, i)`.
           self_correction: draws some of the inputs among near codes; see `Quantizer.encode`.
 
         Raises:
@@ -110,7 +110,7 @@ class VisionTokenizerCodec:
         self.family.schedule(images.shape[1:3])
         keys = None
         if self_correction is not None:
-            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(images)))
+            keys = key if key.ndim else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(images)))
         parts = [
             self._encode(self.variables, part, part_keys, self_correction=self_correction)
             for part, part_keys in self._chunks(images, keys)
