@@ -65,19 +65,30 @@ stage() {
   fi
 }
 
+# train NAME OPTIONS...: a stage that trains into RUN_DIR/NAME. Training that is told to stop saves and ends well, so a
+# good end is not the end of the work: that is the checkpoint of the last step.
+train() {
+  local name="$1" steps
+  shift
+  stage "$name" "$python" -m nextflow_jax.train --config "$experiment:$name$smoke" "$@" --workdir "$run_dir/$name"
+  steps="$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["train"]["steps"])' \
+    "$run_dir/$name/config.json")"
+  if [[ ! -d "$run_dir/$name/checkpoints/$steps" ]]; then
+    echo "stopped in stage $name; run the same command again to continue" >&2
+    exit 143
+  fi
+}
+
 python=.venv/bin/python
 teacher="--config.teacher=$run_dir/contrastive"
 shards="--config.pipeline.shards=$run_dir/shards"
 
 stage install bash launch/setup.sh
-stage contrastive "$python" -m nextflow_jax.train --config "$experiment:contrastive$smoke" \
-  --workdir "$run_dir/contrastive"
-stage tokenizer "$python" -m nextflow_jax.train --config "$experiment:tokenizer$smoke" "$teacher" \
-  --workdir "$run_dir/tokenizer"
+train contrastive
+train tokenizer "$teacher"
 stage extract "$python" -m nextflow_jax.extract --config "$experiment:decoder$smoke" "$shards" \
   --tokenizer "$run_dir/tokenizer" --out "$run_dir/shards"
-stage decoder "$python" -m nextflow_jax.train --config "$experiment:decoder$smoke" "$shards" \
-  --workdir "$run_dir/decoder"
+train decoder "$shards"
 stage export "$python" -m nextflow_jax.export --workdir "$run_dir/decoder" --out "$run_dir/bundle"
 stage evaluate "$python" -m nextflow_jax.evaluate --bundle "$run_dir/bundle" \
   --config "$experiment:decoder$smoke" "$shards" --out "$run_dir"

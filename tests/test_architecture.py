@@ -10,7 +10,7 @@ PACKAGE = ROOT / "nextflow_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = {
-    "contracts": ("config", "errors", "scales", "vocabulary", "sequence", "resize", "text"),
+    "contracts": ("config", "errors", "scales", "vocabulary", "sequence", "resize", "text", "sampling.settings"),
     "platform": ("sharding", "compile_cache", "command"),
     "models": ("models", "ops"),
     "vision": ("vision",),
@@ -22,7 +22,7 @@ ROOMS = {
     "report": ("report",),
     "commands": ("train", "extract", "export", "sample", "evaluate", "compile"),
 }
-"""Rooms of the package, and the top-level modules that belong to each."""
+"""Rooms of the package, and the modules and folders that belong to each; a longer name goes before a shorter one."""
 
 MAY_IMPORT = {
     "contracts": set(),
@@ -30,23 +30,23 @@ MAY_IMPORT = {
     "models": {"contracts", "platform"},
     "vision": {"contracts", "platform", "models"},
     "convert": {"contracts", "platform", "models", "vision"},
-    "data": {"contracts", "vision", "convert"},
+    "data": {"contracts", "platform", "vision", "convert"},
     "sampling": {"contracts", "models", "vision", "convert"},
     "evals": {"contracts", "vision", "convert", "data", "sampling"},
     "training": {"contracts", "platform", "models", "vision", "convert", "data", "evals"},
-    "report": {"contracts", "evals"},
+    "report": {"contracts", "evals", "training"},
     "commands": set(ROOMS) - {"commands", "report"},
 }
 
 
 def room_of(module):
     """The room of a dotted module name inside the package, or None for the package itself."""
-    parts = module.split(".")
-    if len(parts) < 2:
+    name = module.removeprefix("nextflow_jax").removeprefix(".")
+    if name in ("", "__init__", "__version__"):
         return None
-    if parts[1] == "__init__":
-        return None
-    return next((room for room, names in ROOMS.items() if parts[1] in names), f"unknown room of {module}")
+    rooms = {member: room for room, members in ROOMS.items() for member in members}
+    homes = [member for member in rooms if f"{name}.".startswith(f"{member}.")]
+    return rooms[max(homes, key=len)] if homes else f"unknown room of {module}"
 
 
 def imported_modules(tree):

@@ -10,7 +10,7 @@ matplotlib.use("svg")
 
 import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 
-Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+Series = Mapping[str, tuple[Sequence[int], Sequence[float]]]
 """Name of a line -> (steps, values)."""
 
 _INK = "#010203"
@@ -58,4 +58,6 @@ def curves(title: str, series: Series, *, log: bool = False, value_name: str = "
         plt.close(figure)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    # Names of groups repeat from drawing to drawing; what is referred to has ids of its own, made with the title.
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
