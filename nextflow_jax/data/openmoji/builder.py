@@ -100,7 +100,7 @@ def open_openmoji(config: PicturesConfig) -> PictureSet:
     """
     choose("config.pictures.subset", config.subset, SUBSETS)
     for language in config.languages:
-        choose("config.pictures.languages", language, dict.fromkeys(LANGUAGES))
+        choose("config.pictures.languages", language, LANGUAGES)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every rendering that is not in a fixed list
     try:

