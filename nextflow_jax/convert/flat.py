@@ -1,7 +1,5 @@
 """Trees of variables as flat dictionaries {"params/block/kernel": array}, and back, strictly."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +10,6 @@ from flax.core import meta
 from nextflow_jax.errors import UserError
 
 SEPARATOR = "/"
-FINGERPRINT_DIGITS = 16
 
 
 def flatten_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,21 +43,6 @@ def merge(flat: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> 
     if faults:
         raise UserError(f"{source} does not fit its configuration: " + "; ".join(faults))
     return unflatten_variables({name: flat[name] for name in wanted})
-
-
-def fingerprint(variables: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """A short hexadecimal digest of a model: names, shapes, dtypes and bytes of its arrays, and its configuration.
-
-    Args:
-      variables: a nested tree of arrays.
-      config: the JSON-ready configuration (`config.to_plain_dict`).
-    """
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, array in flatten_variables(variables).items():
-        array = np.ascontiguousarray(array)
-        digest.update(f"{name} {_describe(array)}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def _plain(tree: Any) -> Any:

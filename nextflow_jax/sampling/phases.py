@@ -1,0 +1,234 @@
+"""The compiled phases of sampling: read the prompt, write text, draw a picture, close it.
+
+Every phase runs all rows of a batch; rows that are not in it ("inactive") are computed along and left as they were. A
+row's draws use its own key folded with its own length, so nothing else in the batch can change them.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from nextflow_jax.models.cache import KVCache, make_cache
+from nextflow_jax.models.decoder import Decoder, DecoderConfig, DecoderInputs
+from nextflow_jax.models.head import logits_of
+from nextflow_jax.sampling.filters import draw, filter_logits
+from nextflow_jax.sampling.guidance import both_halves, combine
+from nextflow_jax.sampling.steps import (
+    Rows,
+    ScaleFeatures,
+    accumulated_inputs,
+    keep_inactive,
+    scale_inputs,
+    token_inputs,
+)
+from nextflow_jax.scales import ScaleSchedule
+from nextflow_jax.sequence import SequenceConfig, scale_layout
+
+OPEN_IMAGE, END = 1, 2
+"""Why a row stopped writing text: it opened a picture or ended the document. 0: it met a limit."""
+
+
+class Weights(NamedTuple):
+    """Arrays the phases read."""
+
+    decoder: Any
+    features: ScaleFeatures | None
+    """None with residual inputs."""
+
+
+@flax.struct.dataclass
+class Draws:
+    """Settings of the draws of every request, per scale for pictures (K = 1 for text)."""
+
+    key: Key[Array, "B"]
+    guidance: Float[Array, "B K"]
+    temperature: Float[Array, "B K"]
+    top_k: Float[Array, "B K"]
+    top_p: Float[Array, "B K"]
+
+    def at(self, k: int) -> "Draws":
+        """The settings of scale k (from 0) alone."""
+        fields = ("guidance", "temperature", "top_k", "top_p")
+        return self.replace(**{name: getattr(self, name)[:, k : k + 1] for name in fields})
+
+
+@flax.struct.dataclass
+class TextLimits:
+    """How far every request may write."""
+
+    tokens: Int[Array, "B"]
+    """Text tokens left to write; 0: the row is inactive."""
+    open_until: Int[Array, "B"]
+    """The longest length at which a picture may still be opened; -1: none may."""
+
+
+class Text(NamedTuple):
+    """What `write_text` wrote: unified ids, a closing `<boi>` or `<eos>` included."""
+
+    tokens: Int[Array, "B tokens"]
+    log_probs: Float[Array, "B tokens"]
+    count: Int[Array, "B"]
+    stop: Int[Array, "B"]
+
+
+class Phases:
+    """The phases of one decoder, each a compiled function. Rows are donated: a phase's result replaces its argument."""
+
+    def __init__(self, config: DecoderConfig, sequence: SequenceConfig) -> None:
+        self._config = config
+        self._sequence = sequence
+        self._vocabulary = config.vocabulary
+        self._decoder = Decoder(config)
+        self.read_prompt = jax.jit(self._read_prompt, static_argnames=("slots", "guided"))
+        self.write_text = jax.jit(self._write_text, static_argnames=("space",), donate_argnames=("rows",))
+        self.draw_image = jax.jit(self._draw_image, static_argnames=("schedule",), donate_argnames=("rows",))
+        self.close_image = jax.jit(self._close_image, donate_argnames=("rows",))
+
+    def _read_prompt(
+        self,
+        weights: Weights,
+        inputs: DecoderInputs,
+        length: Int[Array, "R"],
+        time: Float[Array, "R"],
+        slots: int,
+        guided: bool,
+    ) -> Rows:
+        """Prefill: the prompts of all rows, padded to one length, into a new cache of `slots` positions."""
+        cache = make_cache(self._config, len(length), slots)
+        hidden, cache = self._hidden(weights, inputs, cache)
+        first_half = len(length) // 2 if guided else len(length)
+        last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], axis=1)[:first_half, 0]
+        return Rows(cache=cache.replace(length=length), time=time, last=last)
+
+    def _write_text(
+        self, weights: Weights, rows: Rows, draws: Draws, limits: TextLimits, space: int
+    ) -> tuple[Rows, Text]:
+        """Text, token by token, until every active row has opened a picture, ended, or met its limit.
+
+        Args:
+          weights: of the decoder.
+          rows: where the rows stand.
+          draws: text settings, K = 1; guidance does not apply to text.
+          limits: how far each request may write.
+          space: columns of the buffers; above the largest limit by at least one, for the closing special.
+        """
+        batch = len(rows.last)
+        active = limits.tokens > 0
+        empty = Text(
+            tokens=jnp.zeros((batch, space), jnp.int32),
+            log_probs=jnp.zeros((batch, space), jnp.float32),
+            count=jnp.zeros(batch, jnp.int32),
+            stop=jnp.zeros(batch, jnp.int32),
+        )
+        head = self._head(weights)[:, : self._vocabulary.vision_offset]
+
+        def unfinished(carry: tuple[Rows, Text, Array]) -> Array:
+            return jnp.any(carry[2])
+
+        def write_one(carry: tuple[Rows, Text, Array]) -> tuple[Rows, Text, Array]:
+            rows, text, active = carry
+            tokens, log_probs = self._draw_text(head, rows, draws, limits)
+            column = jnp.where(active, text.count, space)
+            row = jnp.arange(batch)
+            stop = jnp.where(tokens == self._vocabulary.boi, OPEN_IMAGE, 0)
+            stop = jnp.where(tokens == self._vocabulary.eos, END, stop)
+            text = Text(
+                tokens=text.tokens.at[row, column].set(tokens, mode="drop"),
+                log_probs=text.log_probs.at[row, column].set(log_probs, mode="drop"),
+                count=text.count + active,
+                stop=jnp.where(active, stop, text.stop),
+            )
+            active = active & (stop == 0)
+            rows = self._feed_token(weights, rows, tokens, active)
+            return rows, text, active & (text.count < limits.tokens)
+
+        rows, text, _ = jax.lax.while_loop(unfinished, write_one, (rows, empty, active))
+        return rows, text
+
+    def _draw_image(
+        self, weights: Weights, rows: Rows, draws: Draws, active: Bool[Array, "B"], schedule: ScaleSchedule
+    ) -> tuple[Rows, Int[Array, "B N"], Float[Array, "B N"]]:
+        """`<boi>` and every scale of a picture; codes and their log-probabilities. `<eoi>` is not fed yet.
+
+        Args:
+          weights: of the decoder.
+          rows: where the rows stand.
+          draws: picture settings, one column a scale of `schedule`.
+          active: the requests that draw a picture of this schedule.
+          schedule: its grids.
+        """
+        guided = len(rows.time) > len(active)
+        active_R = both_halves(active, guided)
+        head = self._head(weights)[:, self._vocabulary.vision_offset : self._vocabulary.used]
+        tokens = jnp.full(len(rows.time), self._vocabulary.boi, jnp.int32)
+        inputs = token_inputs(rows, tokens, schedule.num_scales, self._sequence, weights.features)
+        all_codes, all_log_probs, accumulated = [], [], None
+        for k in range(schedule.num_scales):
+            hidden, cache = self._hidden(weights, inputs, rows.cache)
+            rows = rows.replace(cache=keep_inactive(cache, rows.cache, active_R))
+            codes, log_probs = self._draw_codes(head, hidden, rows, draws.at(k), guided)
+            all_codes.append(codes)
+            all_log_probs.append(log_probs)
+            if k + 1 < schedule.num_scales:
+                codes_R, features = both_halves(codes, guided), None
+                if weights.features is not None:
+                    accumulated, features = accumulated_inputs(weights.features, schedule, k, accumulated, codes_R)
+                layout = scale_layout(schedule, k + 2, self._sequence)
+                inputs = scale_inputs(rows, layout, self._vocabulary.pad, codes_R, features)
+        rows = rows.replace(time=jnp.where(active_R, rows.time + schedule.num_scales, rows.time))
+        return rows, jnp.concatenate(all_codes, axis=1), jnp.concatenate(all_log_probs, axis=1)
+
+    def _close_image(self, weights: Weights, rows: Rows, active: Bool[Array, "B"]) -> Rows:
+        """Feeds `<eoi>`, after which text may go on."""
+        return self._feed_token(weights, rows, jnp.full(len(active), self._vocabulary.eoi, jnp.int32), active)
+
+    def _hidden(self, weights: Weights, inputs: DecoderInputs, cache: KVCache) -> tuple[Array, KVCache]:
+        return self._decoder.apply(weights.decoder, inputs, cache, method=Decoder.hidden)
+
+    def _head(self, weights: Weights) -> Float[Array, "D V"]:
+        return self._decoder.apply(weights.decoder, method=Decoder.head_weights)
+
+    def _feed_token(self, weights: Weights, rows: Rows, tokens: Int[Array, "B"], active: Bool[Array, "B"]) -> Rows:
+        """One token a row, the same in both halves."""
+        guided = len(rows.time) > len(tokens)
+        active_R = both_halves(active, guided)
+        inputs = token_inputs(rows, both_halves(tokens, guided), 0, self._sequence, weights.features)
+        hidden, cache = self._hidden(weights, inputs, rows.cache)
+        return Rows(
+            cache=keep_inactive(cache, rows.cache, active_R),
+            time=jnp.where(active_R, rows.time + 1, rows.time),
+            last=jnp.where(active[:, None], hidden[: len(tokens), 0], rows.last),
+        )
+
+    def _draw_text(
+        self, head: Float[Array, "D V"], rows: Rows, draws: Draws, limits: TextLimits
+    ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+        """The next token of every request: text, `<eos>`, or `<boi>` where a picture may be opened."""
+        vocabulary = self._vocabulary
+        length = rows.length[: len(rows.last)]
+        logits = logits_of(rows.last[:, None], head)
+        ids = jnp.arange(vocabulary.vision_offset)
+        may_open = (length <= limits.open_until)[:, None, None]
+        allowed = (ids < vocabulary.text_size) | (ids == vocabulary.eos) | ((ids == vocabulary.boi) & may_open)
+        logits = filter_logits(jnp.where(allowed, logits, -jnp.inf), draws.temperature, draws.top_k, draws.top_p)
+        tokens, log_probs = draw(_keys_at(draws.key, length), logits)
+        return tokens[:, 0], log_probs[:, 0]
+
+    def _draw_codes(
+        self, head: Float[Array, "D V"], hidden: Float[Array, "R S D"], rows: Rows, draws: Draws, guided: bool
+    ) -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:
+        """The codes of one scale; `draws` holds the settings of this scale alone."""
+        logits = combine(logits_of(hidden, head), draws.guidance[:, 0], guided)
+        shape = logits.shape[:2]
+        settings = (jnp.broadcast_to(values, shape) for values in (draws.temperature, draws.top_k, draws.top_p))
+        return draw(_keys_at(draws.key, rows.length[: len(logits)]), filter_logits(logits, *settings))
+
+
+@functools.partial(jax.vmap, in_axes=(0, 0))
+def _keys_at(key: Key[Array, ""], length: Int[Array, ""]) -> Key[Array, ""]:
+    """A request's key at a length: no two draws of a row happen at the same one."""
+    return jax.random.fold_in(key, length)
