@@ -14,8 +14,8 @@ class KVCache(NamedTuple):
     """Keys and values of all layers, by slot. Slot j of a row plays the part of key j in attend ranges.
 
     A decoder call writes its S positions into slots length[b] ... length[b] + S - 1 of each row and returns the cache
-    with `length` moved by S. A caller whose rows took fewer real positions sets `length` back with `._replace(length=...)`:
-    slots past it are written over by the next call, and no range reaches them before.
+    with `length` moved by S. A caller whose rows took fewer real positions moves `length` back with `rewind`: slots
+    past it are written over by the next call, and no range reaches them before.
     """
 
     keys: Float[Array, "L B M G A"]
@@ -26,6 +26,10 @@ class KVCache(NamedTuple):
     def capacity(self) -> int:
         """M, the slots of a row. Positions past it are not stored: callers make the cache large enough."""
         return self.keys.shape[2]
+
+    def rewind(self, length: Int[Array, "B"]) -> "KVCache":
+        """The same slots, with each row's next position at `length`."""
+        return self._replace(length=length)
 
     def write(self, layer: Int[Array, ""], keys: Float[Array, "B S G A"], values: Float[Array, "B S G A"]) -> "KVCache":
         """Stores S new positions of one layer at each row's `length`, without moving `length`."""

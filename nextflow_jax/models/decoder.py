@@ -17,10 +17,9 @@ from nextflow_jax.config import choose
 from nextflow_jax.models.cache import KVCache
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.models.embedding import Embedding
-from nextflow_jax.models.head import Head
+from nextflow_jax.models.head import Head, logits_of
 from nextflow_jax.models.layers import DecoderLayer, RMSNorm, Surroundings
 from nextflow_jax.models.rope import make_rotation
-from nextflow_jax.ops.cross_entropy.reference import logits_of
 from nextflow_jax.sharding import constrain
 
 __all__ = ["Decoder", "DecoderConfig", "DecoderInputs", "REMAT_POLICIES"]

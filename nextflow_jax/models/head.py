@@ -5,10 +5,13 @@ from jaxtyping import Array, Float
 
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.models.layers import kernel_init
+from nextflow_jax.ops.cross_entropy.reference import logits_of
+
+__all__ = ["Head", "logits_of"]
 
 
 class Head(nn.Module):
-    """Holds the head's weights; the product with hidden states is an operation of `nextflow_jax.ops.cross_entropy`."""
+    """Holds the head's weights; the product with hidden states is `logits_of`, or part of a fused loss."""
 
     config: DecoderConfig
 

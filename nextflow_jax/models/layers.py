@@ -11,6 +11,7 @@ from nextflow_jax.models.cache import KVCache
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.models.rope import Rotation, rotate
 from nextflow_jax.ops.attention import attend
+from nextflow_jax.ops.linear import linear_dot
 from nextflow_jax.sharding import constrain
 
 
@@ -51,6 +52,7 @@ def projection(
         dtype=config.compute_dtype,
         param_dtype=config.parameter_dtype,
         kernel_init=kernel_init(config, *axes),
+        dot_general=linear_dot,
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[inputs:]),
     )
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from nextflow_jax.ops.linear import linear
+
 
 class TokenLosses(NamedTuple):
     """What each position contributes to the loss and to the metrics, before weights; all float32."""
@@ -20,7 +22,7 @@ class TokenLosses(NamedTuple):
 
 def logits_of(hidden: Float[Array, "B S D"], head: Float[Array, "D V"]) -> Float[Array, "B S V"]:
     """Float32 logits; the product takes its inputs in the dtype of `hidden`."""
-    return jnp.einsum("BSD,DV->BSV", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return linear(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
 def token_losses(logits: Float[Array, "B S V"], targets: Int[Array, "B S"]) -> TokenLosses:
@@ -28,9 +30,7 @@ def token_losses(logits: Float[Array, "B S V"], targets: Int[Array, "B S"]) -> T
     logits = logits.astype(jnp.float32)
     peak = jax.lax.stop_gradient(logits.max(axis=-1))
     log_normaliser = jnp.log(jnp.exp(logits - peak[..., None]).sum(axis=-1)) + peak
-    # A masked sum, not a gather: it needs no communication of logits when the vocabulary is sharded.
-    is_target = jnp.arange(logits.shape[-1], dtype=targets.dtype) == targets[..., None]
-    target_logit = jnp.where(is_target, logits, 0.0).sum(axis=-1)
+    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     correct = (target_logit >= peak).astype(jnp.float32)
     return TokenLosses(log_normaliser - target_logit, log_normaliser, correct)
 
