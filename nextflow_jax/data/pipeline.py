@@ -20,6 +20,7 @@ from nextflow_jax.data.segments import check_indices, to_segments
 from nextflow_jax.data.shards import DocumentIndex, ShardSet
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScheduleFamily
+from nextflow_jax.sequence import SequenceConfig
 from nextflow_jax.vocabulary import Vocabulary
 
 _LOG = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class PipelineConfig:
     """Loss on responses only (supervised fine-tuning)."""
     last_scale_context: bool = False
     """Prompt pictures feed one more block with the codes of their last scale."""
-    sequence: sequence.SequenceConfig = sequence.SequenceConfig()
+    sequence: SequenceConfig = SequenceConfig()
     drop_too_long: bool = False
     """Leave out documents longer than a row, counting them; otherwise they are an error."""
     max_broken_fraction: float = 0.001
@@ -238,7 +239,7 @@ class BrokenRecords:
 
 
 def _no_positions(
-    config: sequence.SequenceConfig,
+    config: SequenceConfig,
     family: ScheduleFamily,
     vocabulary: Vocabulary,
     accumulate: sequence.Accumulate | None,
