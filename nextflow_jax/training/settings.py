@@ -1,11 +1,13 @@
 """What every experiment has, whatever it trains: length, batch, optimizer, mesh and how a run is watched and saved."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
 from nextflow_jax.config import Fault
-from nextflow_jax.sharding import MeshConfig
+from nextflow_jax.errors import UserError
+from nextflow_jax.sharding import BATCH_AXES, MeshConfig, make_rules
 from nextflow_jax.training.optimizer import OptimizerConfig
 
 
@@ -55,3 +57,36 @@ class Experiment:
     """Fields (or groups) that a resumed run must not change, because its checkpoint's arrays depend on them."""
     FREE: ClassVar[tuple[str, ...]] = ()
     """Fields inside FIXED groups that may change all the same."""
+
+    def faults(self) -> Iterator[Fault]:
+        """The rules between groups that this experiment breaks, whatever the devices and files."""
+        try:
+            make_rules(self.rules)
+        except UserError as error:
+            yield Fault("rules", self.rules, str(error), "see nextflow_jax/sharding.py")
+
+    def device_faults(self, num_devices: int) -> Iterator[Fault]:
+        """What does not fit `num_devices` devices."""
+        try:
+            sizes = self.mesh.resolve(num_devices)
+        except UserError as error:
+            yield Fault("mesh", dataclasses.astuple(self.mesh), str(error), f"fit it to {num_devices} devices")
+            return
+        blocks = math.prod(sizes[axis] for axis in BATCH_AXES)
+        if self.train.batch_size % blocks:
+            below = self.train.batch_size // blocks * blocks
+            fix = f"use {below} or {below + blocks}" if below else f"use {blocks}"
+            rule = f"must be a multiple of slice x data x fsdp = {blocks}"
+            yield Fault("train.batch_size", self.train.batch_size, rule, fix)
+
+    def input_faults(self) -> Iterator[Fault]:
+        """Files and folders that must be there and are not."""
+        yield from ()
+
+    def with_input_sizes(self) -> "Experiment":
+        """This experiment with the sizes that its inputs decide; what config.json and checkpoints record."""
+        return self
+
+    def with_placeholder_sizes(self) -> "Experiment":
+        """This experiment with 1 for every size that its (missing) inputs decide, to check the other rules."""
+        return self

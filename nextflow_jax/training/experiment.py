@@ -1,0 +1,201 @@
+"""The experiments: one frozen dataclass a kind, with its cross-field rules, and the way there from a ConfigDict."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from nextflow_jax.bundle import load_bundle
+from nextflow_jax.config import Fault, choose, from_config_dict, preflight
+from nextflow_jax.data.extraction import ExtractionConfig
+from nextflow_jax.data.manifest import read_manifest
+from nextflow_jax.data.pictures import PicturesConfig
+from nextflow_jax.data.pipeline import PipelineConfig
+from nextflow_jax.data.shards import TOKENIZER_DIRECTORY
+from nextflow_jax.errors import UserError
+from nextflow_jax.evals.config import EvaluationConfig
+from nextflow_jax.models.decoder_config import DecoderConfig
+from nextflow_jax.models.objective import ObjectiveConfig
+from nextflow_jax.models.presets import decoder_preset
+from nextflow_jax.text import TextTokenizerConfig
+from nextflow_jax.training.checkpoint import checkpoint_steps
+from nextflow_jax.training.settings import Experiment
+from nextflow_jax.vision.dual_encoder import DualEncoderConfig
+from nextflow_jax.vision.losses import TokenizerLossConfig
+from nextflow_jax.vision.tokenizer import VisionTokenizerConfig
+from nextflow_jax.vocabulary import Vocabulary
+
+FROM_SHARDS = 0
+"""A size of the decoder that is taken from the shards: they know their tokenizers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastiveExperiment(Experiment):
+    """An image-text dual encoder on captioned pictures."""
+
+    kind: str = "contrastive"
+    pictures: PicturesConfig = PicturesConfig()
+    text: TextTokenizerConfig = TextTokenizerConfig()
+    model: DualEncoderConfig = DualEncoderConfig()
+
+    FIXED: ClassVar = (*Experiment.FIXED, "model")
+    FREE: ClassVar = ("model.dtype", "model.vit.transformer.remat", "model.text.remat")
+
+    def faults(self) -> Iterator[Fault]:
+        """The rules between groups that this experiment breaks."""
+        yield from super().faults()
+        patch = self.model.vit.patch
+        if any(side % patch for side in self.pictures.size):
+            near = tuple(max(patch, side // patch * patch) for side in self.pictures.size)
+            rule = f"must be multiples of model.vit.patch = {patch}"
+            yield Fault("pictures.size", self.pictures.size, rule, f"use {near}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerExperiment(Experiment):
+    """The vision tokenizer on pictures."""
+
+    kind: str = "tokenizer"
+    pictures: PicturesConfig = PicturesConfig()
+    model: VisionTokenizerConfig = VisionTokenizerConfig()
+    loss: TokenizerLossConfig = TokenizerLossConfig()
+    teacher: str = ""
+    """--workdir of a contrastive run; the newest checkpoint's vision tower is the frozen teacher."""
+    init_from_teacher: bool = False
+    """The semantic encoder starts as the teacher's vision tower."""
+    mirror_share: float = 0.0
+    """Share of the pictures that are shown left-right mirrored."""
+
+    FIXED: ClassVar = (*Experiment.FIXED, "model")
+    FREE: ClassVar = (
+        "model.dtype",
+        "model.vit.transformer.remat",
+        "model.semantic_decoder.remat",
+        "model.quantizer.decay",
+        "model.quantizer.revive_after",
+        "model.quantizer.scale_drop",
+    )
+
+    def faults(self) -> Iterator[Fault]:
+        """The rules between groups that this experiment breaks."""
+        yield from super().faults()
+        if self.pictures.size not in self.model.family.sizes:
+            fix = f"use one of {self.model.family.sizes}, or add it to the family"
+            yield Fault("pictures.size", self.pictures.size, "must be in model.family.sizes", fix)
+        if not self.teacher and (self.loss.needs_teacher or self.init_from_teacher):
+            fix = "give the --workdir of a contrastive run, or set the loss's distillation weights to 0"
+            yield Fault("teacher", self.teacher, "distillation and init_from_teacher need a teacher", fix)
+        if not 0 <= self.mirror_share <= 1:
+            yield Fault("mirror_share", self.mirror_share, "is a share", "use a number from 0 to 1")
+
+    def input_faults(self) -> Iterator[Fault]:
+        """Runs that must be there and are not."""
+        if self.teacher and not checkpoint_steps(self.teacher):
+            yield Fault("teacher", self.teacher, "has no checkpoint", "train the contrastive experiment there first")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderExperiment(Experiment):
+    """The unified transformer on shards. Sizes of `model` that are FROM_SHARDS are those of the shards' tokenizers."""
+
+    kind: str = "decoder"
+    pictures: PicturesConfig = PicturesConfig()
+    extraction: ExtractionConfig = ExtractionConfig()
+    pipeline: PipelineConfig = PipelineConfig()
+    model: DecoderConfig = decoder_preset("small", Vocabulary(FROM_SHARDS, FROM_SHARDS), FROM_SHARDS, FROM_SHARDS)
+    objective: ObjectiveConfig = ObjectiveConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    FIXED: ClassVar = (*Experiment.FIXED, "model")
+    FREE: ClassVar = ("model.dtype", "model.remat", "model.scan_unroll", "model.attention")
+
+    def input_faults(self) -> Iterator[Fault]:
+        """Shards that must be there and are not."""
+        fix = "set it to the --out of python -m nextflow_jax.extract"
+        if not self.pipeline.shards:
+            yield Fault("pipeline.shards", "", "training needs shards", fix)
+            return
+        try:
+            read_manifest(self.pipeline.shards)
+        except UserError as error:
+            yield Fault("pipeline.shards", self.pipeline.shards, str(error), fix)
+
+    def with_input_sizes(self) -> "DecoderExperiment":
+        """This experiment with the sizes of the shards' tokenizers.
+
+        Raises:
+          UserError: a size of `model` that is set already differs from theirs; names all that do.
+        """
+        manifest = read_manifest(self.pipeline.shards)
+        codec = load_bundle(pathlib.Path(self.pipeline.shards) / TOKENIZER_DIRECTORY).codec
+        scales = manifest.schedule_family.max_scales + int(self.pipeline.last_scale_context)
+        known = (manifest.text_size, manifest.codebook_size, codec.codebook.shape[1], scales)
+        differing = [
+            f"config.model.{name} = {ours}: the shards have {theirs}"
+            for (name, ours), theirs in zip(self._sizes().items(), known)
+            if ours not in (FROM_SHARDS, theirs)
+        ]
+        if differing:
+            raise UserError(f"{'; '.join(differing)}; {FROM_SHARDS} takes the shards' size")
+        return self.with_sizes(*known)
+
+    def with_placeholder_sizes(self) -> "DecoderExperiment":
+        """See `Experiment`."""
+        return self.with_sizes(1, 1, 1, 1)
+
+    def with_sizes(self, text_size: int, codebook_size: int, code_dim: int, max_scales: int) -> "DecoderExperiment":
+        """This experiment with every FROM_SHARDS size of `model` set to these; others stay."""
+        known = (text_size, codebook_size, code_dim, max_scales)
+        text, codes, dim, scales = (ours or value for ours, value in zip(self._sizes().values(), known))
+        vocabulary = dataclasses.replace(self.model.vocabulary, text_size=text, codebook_size=codes)
+        model = dataclasses.replace(self.model, vocabulary=vocabulary, code_dim=dim, max_scales=scales)
+        return dataclasses.replace(self, model=model)
+
+    def _sizes(self) -> dict[str, int]:
+        vocabulary = self.model.vocabulary
+        return {
+            "vocabulary.text_size": vocabulary.text_size,
+            "vocabulary.codebook_size": vocabulary.codebook_size,
+            "code_dim": self.model.code_dim,
+            "max_scales": self.model.max_scales,
+        }
+
+
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    "contrastive": ContrastiveExperiment,
+    "tokenizer": TokenizerExperiment,
+    "decoder": DecoderExperiment,
+}
+"""Kind -> experiment; `config.kind` chooses."""
+
+
+def build_experiment(values: Mapping[str, Any]) -> Experiment:
+    """The experiment dataclass of a ConfigDict, or of a run's config.json.
+
+    Raises:
+      UserError: an unknown kind, or keys that are unknown, missing or mistyped.
+    """
+    if "kind" not in values:
+        raise UserError(f"config.kind is missing; known: {', '.join(EXPERIMENTS)}")
+    return from_config_dict(choose("config.kind", values["kind"], EXPERIMENTS), values)
+
+
+def prepare_experiment(values: Mapping[str, Any], num_devices: int) -> Experiment:
+    """The complete experiment of a ConfigDict, after its preflight: nothing is left to fail but the data itself.
+
+    Args:
+      values: what an experiment file's get_config returns.
+      num_devices: over all processes.
+
+    Raises:
+      UserError: as `build_experiment`; or every broken rule, missing input and misfit with the devices, all at once.
+    """
+    experiment = build_experiment(values)
+    missing = list(experiment.input_faults())
+    complete = experiment.with_placeholder_sizes() if missing else experiment.with_input_sizes()
+    preflight(complete, extra=[*_named(missing), *_named(experiment.device_faults(num_devices))])
+    return complete
+
+
+def _named(faults: Iterable[Fault]) -> list[Fault]:
+    return [dataclasses.replace(fault, field=f"config.{fault.field}") for fault in faults]

@@ -1,0 +1,140 @@
+"""The decoder task: the unified transformer on packed rows of interleaved text and images from shards."""
+
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nextflow_jax import sequence
+from nextflow_jax.bundle import load_bundle
+from nextflow_jax.data.manifest import check_fingerprints
+from nextflow_jax.data.pipeline import RowBuilder, make_batches
+from nextflow_jax.data.plan import RowPlan
+from nextflow_jax.data.shards import file_sha256, open_shards
+from nextflow_jax.models.decoder import Decoder, DecoderInputs
+from nextflow_jax.models.embedding import with_codebook
+from nextflow_jax.models.objective import hidden_loss
+from nextflow_jax.training.experiment import DecoderExperiment
+from nextflow_jax.training.flops import TRAINING_FACTOR, forward_flops
+from nextflow_jax.training.task import Metrics, Variables
+
+TOKENIZER_FOLDER = "tokenizer"
+
+
+class DecoderTask:
+    """See nextflow_jax.training.task.Task. Batches: the arrays of `sequence.Sequence`, [B, S, ...]."""
+
+    def __init__(self, experiment: DecoderExperiment) -> None:
+        self._experiment = experiment
+        pipeline = experiment.pipeline
+        self._shards = open_shards(pipeline.shards, pipeline.verify)
+        bundle = load_bundle(self._shards.tokenizer_path)
+        self._codec = bundle.codec
+        self._fingerprints = {
+            "text_tokenizer": bundle.text_tokenizer.fingerprint,
+            "vision_tokenizer": bundle.codec.fingerprint,
+        }
+        check_fingerprints(self._shards.manifest, **self._fingerprints, schedule_family=bundle.codec.family)
+        self._accumulate = self._codec.accumulate if pipeline.sequence.inputs == "accumulated" else None
+        self._model = Decoder(experiment.model)
+        self._spec = self._make_spec()
+
+    def init(self, key: jax.Array) -> Variables:
+        """Fresh parameters."""
+        return self._model.init(key, self._inputs())
+
+    def after_init(self, variables: Variables) -> Variables:
+        """The vision embeddings start as the tokenizer's codebook (recipe section 4)."""
+        return with_codebook(variables, self._codec.codebook)
+
+    def constants(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    def loss(
+        self,
+        params: Any,
+        variables: Variables,
+        constants: Any,
+        batch: dict[str, jax.Array],
+        key: jax.Array,
+        step: jax.Array,
+    ) -> tuple[jax.Array, tuple[Metrics, Variables]]:
+        """Weighted cross-entropy over the global batch."""
+        hidden, head = self._forward(params, DecoderInputs.of(batch))
+        loss, metrics = hidden_loss(
+            hidden,
+            head,
+            batch["targets"],
+            batch["loss_weights"],
+            batch["scale_index"],
+            self._experiment.model,
+            self._experiment.objective,
+        )
+        filled = jnp.sum(batch["document"] > 0).astype(jnp.float32)
+        metrics = metrics | {"fill": (filled, jnp.asarray(float(batch["document"].size)))}
+        return loss, (metrics, variables)
+
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The arrays of `sequence.Sequence`."""
+        return self._spec
+
+    def batches(self, start: int, part: int, num_parts: int) -> Iterator[dict[str, np.ndarray]]:
+        """From the pipeline, split "train"."""
+        return make_batches(
+            self._experiment.pipeline,
+            self._shards,
+            "train",
+            self._experiment.seed,
+            self._experiment.train.batch_size,
+            start,
+            part,
+            num_parts,
+            accumulate=self._accumulate,
+        )
+
+    def describe(self) -> dict[str, str]:
+        """Fingerprints of the tokenizers and the shards."""
+        return {**self._fingerprints, "shards": file_sha256(self._shards.directory / "manifest.json")}
+
+    def save_artifacts(self, workdir: pathlib.Path) -> None:
+        """The bundle with both tokenizers, which exporting and sampling need."""
+        target = workdir / TOKENIZER_FOLDER
+        if target.exists():
+            return
+        unfinished = workdir / f"{TOKENIZER_FOLDER}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(self._shards.tokenizer_path, unfinished)
+        unfinished.rename(target)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Positions of the global batch, padding included."""
+        return self._experiment.train.batch_size * self._experiment.pipeline.row_length
+
+    def flops_per_step(self, params: Any) -> float:
+        """Forward and backward; attention counts what the implementation computes, masked parts included."""
+
+        def forward(params: Any, inputs: DecoderInputs) -> jax.Array:
+            hidden, head = self._forward(params, inputs)
+            return hidden @ head.astype(hidden.dtype)
+
+        return TRAINING_FACTOR * forward_flops(forward, params, DecoderInputs.of(self._spec))
+
+    def _forward(self, params: Any, inputs: DecoderInputs) -> tuple[jax.Array, jax.Array]:
+        hidden, _ = self._model.apply({"params": params}, inputs, method="hidden")
+        return hidden, self._model.apply({"params": params}, method="head_weights")
+
+    def _inputs(self) -> DecoderInputs:
+        return DecoderInputs.of({name: jnp.zeros(spec.shape, spec.dtype) for name, spec in self._spec.items()})
+
+    def _make_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        build = RowBuilder(self._experiment.pipeline, self._shards, "train", self._accumulate)
+        empty: sequence.Sequence = build(RowPlan(np.empty(0, np.int64), np.empty(0, bool)))
+        rows = self._experiment.train.batch_size
+        arrays = empty.arrays().items()
+        return {name: jax.ShapeDtypeStruct((rows, *array.shape), array.dtype) for name, array in arrays}
