@@ -105,6 +105,33 @@ def load_experiment(spec: str, overrides: Sequence[str] = ()) -> "ml_collections
     return config
 
 
+def read_variant(
+    variant: str, kinds: Sequence[str], switches: Sequence[str] = ("smoke",)
+) -> tuple[str, frozenset[str]]:
+    """Reads an experiment's variant: at most one of `kinds` and any of `switches`, separated by commas.
+
+    Args:
+      variant: the part after the colon, e.g. "tokenizer,smoke"; empty means the last of `kinds`.
+      kinds: what the file can train, in the order of its stages.
+      switches: what may be added to each.
+
+    Returns:
+      (kind, switches named).
+
+    Raises:
+      UserError: a word that is neither, or two kinds.
+    """
+    words = [word for word in variant.split(",") if word]
+    known = (*kinds, *switches)
+    for word in words:
+        if word not in known:
+            raise UserError(f"--config ...:{variant}: variant {word!r} is not known; {nearest(word, known)}")
+    chosen = [word for word in words if word in kinds]
+    if len(chosen) > 1:
+        raise UserError(f"--config ...:{variant}: names {' and '.join(chosen)}; an experiment is one of them")
+    return (chosen or list(kinds[-1:]))[0], frozenset(words) & frozenset(switches)
+
+
 def nearest(name: str, choices: Sequence[str]) -> str:
     """A "did you mean" clause: the closest of `choices`, or all of them when none is close."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
