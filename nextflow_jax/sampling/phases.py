@@ -7,7 +7,6 @@ row's draws use its own key folded with its own length, so nothing else in the b
 import functools
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -40,8 +39,7 @@ class Weights(NamedTuple):
     """None with residual inputs."""
 
 
-@flax.struct.dataclass
-class Draws:
+class Draws(NamedTuple):
     """Settings of the draws of every request, per scale for pictures (K = 1 for text)."""
 
     key: Key[Array, "B"]
@@ -53,11 +51,10 @@ class Draws:
     def at(self, k: int) -> "Draws":
         """The settings of scale k (from 0) alone."""
         fields = ("guidance", "temperature", "top_k", "top_p")
-        return self.replace(**{name: getattr(self, name)[:, k : k + 1] for name in fields})
+        return self._replace(**{name: getattr(self, name)[:, k : k + 1] for name in fields})
 
 
-@flax.struct.dataclass
-class TextLimits:
+class TextLimits(NamedTuple):
     """How far every request may write."""
 
     tokens: Int[Array, "B"]
@@ -102,7 +99,7 @@ class Phases:
         hidden, cache = self._hidden(weights, inputs, cache)
         first_half = len(length) // 2 if guided else len(length)
         last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], axis=1)[:first_half, 0]
-        return Rows(cache=cache.replace(length=length), time=time, last=last)
+        return Rows(cache=cache.rewind(length), time=time, last=last)
 
     def _write_text(
         self, weights: Weights, rows: Rows, draws: Draws, limits: TextLimits, space: int
@@ -169,7 +166,7 @@ class Phases:
         all_codes, all_log_probs, accumulated = [], [], None
         for k in range(schedule.num_scales):
             hidden, cache = self._hidden(weights, inputs, rows.cache)
-            rows = rows.replace(cache=keep_inactive(cache, rows.cache, active_R))
+            rows = rows._replace(cache=keep_inactive(cache, rows.cache, active_R))
             codes, log_probs = self._draw_codes(head, hidden, rows, draws.at(k), guided)
             all_codes.append(codes)
             all_log_probs.append(log_probs)
@@ -179,7 +176,7 @@ class Phases:
                     accumulated, features = accumulated_inputs(weights.features, schedule, k, accumulated, codes_R)
                 layout = scale_layout(schedule, k + 2, self._sequence)
                 inputs = scale_inputs(rows, layout, self._vocabulary.pad, codes_R, features)
-        rows = rows.replace(time=jnp.where(active_R, rows.time + schedule.num_scales, rows.time))
+        rows = rows._replace(time=jnp.where(active_R, rows.time + schedule.num_scales, rows.time))
         return rows, jnp.concatenate(all_codes, axis=1), jnp.concatenate(all_log_probs, axis=1)
 
     def _close_image(self, weights: Weights, rows: Rows, active: Bool[Array, "B"]) -> Rows:

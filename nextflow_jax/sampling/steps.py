@@ -5,7 +5,6 @@ The layout is that of nextflow_jax/sequence.py, here for R rows that stand at di
 
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -17,8 +16,7 @@ from nextflow_jax.sequence import ScaleLayout, SequenceConfig
 from nextflow_jax.vision import residual
 
 
-@flax.struct.dataclass
-class Rows:
+class Rows(NamedTuple):
     """Where every row stands between phases. With guidance R = 2B, the guided half first; else R = B."""
 
     cache: KVCache
@@ -53,7 +51,7 @@ def token_inputs(
       features: None with residual inputs.
     """
     inputs = DecoderInputs.zeros(len(tokens), 1, config.taps)
-    return inputs.replace(
+    return inputs._replace(
         tokens=tokens[:, None],
         positions=jnp.broadcast_to(rows.time[:, None, None], (len(tokens), 1, 3)),
         num_scales=jnp.full((len(tokens), 1), num_scales, jnp.int32),
@@ -115,4 +113,4 @@ def accumulated_inputs(
 
 def keep_inactive(cache: KVCache, before: KVCache, active: Bool[Array, "R"]) -> KVCache:
     """The cache after a step, moved on for active rows only: what the others wrote lies past their length, unseen."""
-    return cache.replace(length=jnp.where(active, cache.length, before.length))
+    return cache.rewind(jnp.where(active, cache.length, before.length))
