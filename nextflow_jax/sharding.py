@@ -6,6 +6,7 @@ the compiler places intermediate values, and `constrain` pins the few that matte
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -165,10 +166,9 @@ def local_part(rows: NamedSharding, global_size: int) -> tuple[int, int]:
     """
     pieces = math.prod(rows.mesh.shape[axis] for axis in rows.spec[0])
     if global_size % pieces:
-        lower, upper = global_size // pieces * pieces, -(-global_size // pieces) * pieces
         raise UserError(
             f"config.train.batch_size = {global_size} is not divisible by the {pieces} row blocks of the mesh; "
-            f"nearest sizes: {f'{lower} or {upper}' if lower else upper}"
+            f"nearest sizes: {_multiples_near(global_size, pieces)}"
         )
     indices = rows.addressable_devices_indices_map((global_size,)).values()
     blocks = [index[0].indices(global_size)[:2] for index in indices]
@@ -184,17 +184,35 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+_CONTEXT: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("mesh and rules", default=None)
+
+
 @contextlib.contextmanager
 def logical_context(mesh: Mesh, rules: Rules) -> Iterator[None]:
-    """Within it, `constrain` acts on values being traced."""
-    table = tuple((logical, axes or None) for logical, axes in rules.items())
-    with jax.set_mesh(mesh), nn.logical_axis_rules(table):
+    """Within it, `constrain` acts on values being traced.
+
+    Flax's own context of logical rules is not used: with it, parameters are constrained where modules read them, which
+    fails for layers that reshape their kernels (DenseGeneral).
+    """
+    token = _CONTEXT.set((mesh, rules))
+    try:
         yield
+    finally:
+        _CONTEXT.reset(token)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins the placement of an intermediate value, one logical axis (or None) a dimension; no-op outside a mesh."""
-    return nn.with_logical_constraint(x, axes)
+    """Pins the placement of an intermediate value; no-op outside `logical_context`.
+
+    Args:
+      x: any array.
+      axes: a logical axis for each dimension, None where it stays whole.
+    """
+    context = _CONTEXT.get()
+    if context is None:
+        return x
+    mesh, rules = context
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _spec("an activation", x.shape, axes, mesh, rules)))
 
 
 def sharding_table(variables: Any, shardings: Any) -> str:
@@ -214,32 +232,36 @@ def sharding_table(variables: Any, shardings: Any) -> str:
 
 
 def _leaf_spec(name: str, leaf: Any, mesh: Mesh, rules: Rules) -> PartitionSpec:
-    if not _is_box(leaf):
-        return PartitionSpec()
-    shape = leaf.value.shape
+    return _spec(name, leaf.value.shape, leaf.names, mesh, rules) if _is_box(leaf) else PartitionSpec()
+
+
+def _spec(name: str, shape: Sequence[int], names: Sequence[str | None], mesh: Mesh, rules: Rules) -> PartitionSpec:
     entries, used = [], set()
-    if len(leaf.names) != len(shape):
-        raise UserError(f"{name} {shape} has {len(leaf.names)} logical axes, {leaf.names}; name every dimension")
-    for size, logical in zip(shape, leaf.names):
+    if len(names) != len(shape):
+        raise UserError(f"{name} {tuple(shape)} has {len(names)} logical axes, {names}; name every dimension")
+    for size, logical in zip(shape, names):
         if logical is not None and logical not in rules:
             raise UserError(f"{name}: {logical!r} is not a logical axis; {nearest(logical, list(rules))}")
-        axes = tuple(axis for axis in rules.get(logical, ()) if mesh.shape[axis] > 1) if logical else ()
+        axes = tuple(axis for axis in rules[logical] if mesh.shape[axis] > 1) if logical else ()
         if used & set(axes):
             raise UserError(
-                f"{name}: logical axes {leaf.names} put mesh axis {sorted(used & set(axes))[0]!r} on two dimensions; "
+                f"{name}: logical axes {names} put mesh axis {sorted(used & set(axes))[0]!r} on two dimensions; "
                 "override one of their rows in config.rules"
             )
         used |= set(axes)
         parts = math.prod(mesh.shape[axis] for axis in axes)
         if size % parts:
-            lower, upper = size // parts * parts, -(-size // parts) * parts
-            sizes = f"{lower} or {upper}" if lower else str(upper)
             raise UserError(
                 f"{name} {tuple(shape)}: dimension {logical!r} = {size} is not divisible by {parts} "
-                f"(mesh axes {', '.join(axes)}); nearest sizes: {sizes}"
+                f"(mesh axes {', '.join(axes)}); nearest sizes: {_multiples_near(size, parts)}"
             )
         entries.append(axes or None)
     return PartitionSpec(*entries)
+
+
+def _multiples_near(size: int, divisor: int) -> str:
+    below, above = size // divisor * divisor, -(-size // divisor) * divisor
+    return f"{below} or {above}" if below else str(above)
 
 
 def _is_box(leaf: Any) -> bool:

@@ -13,7 +13,6 @@ from nextflow_jax.training.loop import train
 from nextflow_jax.training.tasks import make_task
 from nextflow_jax.training.workdir import prepare_workdir
 
-
 DESCRIPTION = """\
 Trains what the configuration describes (config.kind: contrastive, tokenizer or decoder) in a folder: config.json,
 metrics.jsonl, tensorboard/, checkpoints/. Running the same command again continues from the newest checkpoint;
