@@ -1,0 +1,102 @@
+"""`python -m nextflow_jax.export`: turns a run into a bundle that samples without any training code."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from nextflow_jax import command
+from nextflow_jax.bundle import DecoderPart, load_bundle, save_bundle
+from nextflow_jax.errors import UserError, run_entry_point
+from nextflow_jax.training.checkpoint import Restored, restore_variables
+from nextflow_jax.training.experiment import DecoderExperiment, TokenizerExperiment, build_experiment
+from nextflow_jax.training.tasks.decoder import TOKENIZER_FOLDER
+from nextflow_jax.vision.codec import VisionTokenizerCodec
+
+FORMATS = ("bundle", "hf")
+
+DESCRIPTION = """\
+Writes a bundle from a checkpoint of a decoder or tokenizer run: bundle.json, weights as safetensors, the text tokenizer,
+a README. Where the run keeps a moving average of the weights, that is what is exported. An older bundle in OUT is
+replaced."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Exports a run; see --help."""
+    example = "--workdir runs/quickstart/decoder --out runs/quickstart/bundle"
+    parser = command.command_parser("export", DESCRIPTION, example)
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("--out", required=True, metavar="BUNDLE", help="the bundle's folder; made when it is not there")
+    parser.add_argument("--step", type=int, help="which checkpoint; the newest when not given")
+    parser.add_argument("--format", default="bundle", choices=FORMATS, help="bundle (hf, Hugging Face's, is to come)")
+    options = parser.parse_args(arguments)
+    if options.format != "bundle":
+        raise UserError(f"--format {options.format}: Hugging Face layout cannot be written yet; use --format bundle")
+    path = export_run(options.workdir, options.out, options.step)
+    print(f"{path}: bundle of {options.workdir}")
+
+
+def export_run(workdir: str | pathlib.Path, out: str | pathlib.Path, step: int | None = None) -> pathlib.Path:
+    """Writes the bundle of a run.
+
+    Args:
+      workdir: of a decoder or tokenizer run.
+      out: the bundle's folder.
+      step: which checkpoint; the newest when None.
+
+    Raises:
+      UserError: no such checkpoint, a run of another kind, tokenizers that are not those the run was trained with, or
+        an `out` that holds something else.
+    """
+    restored = restore_variables(workdir, step)
+    experiment = build_experiment(restored.config)
+    if isinstance(experiment, TokenizerExperiment):
+        return save_bundle(out, vision_tokenizer=codec_of_run(restored), origin=_origin(restored))
+    if not isinstance(experiment, DecoderExperiment):
+        raise UserError(f"{workdir}: a run of kind {experiment.kind!r} has no bundle; give a decoder or tokenizer run")
+    tokenizers = load_bundle(pathlib.Path(workdir) / TOKENIZER_FOLDER)
+    trained_with = restored.meta["fingerprints"]
+    for name, part in (("vision_tokenizer", tokenizers.codec), ("text_tokenizer", tokenizers.text_tokenizer)):
+        if part is None or part.fingerprint != trained_with[name]:
+            found = "none" if part is None else part.fingerprint[:12]
+            raise UserError(
+                f"{pathlib.Path(workdir) / TOKENIZER_FOLDER}: {name} {found}, the decoder was trained with "
+                f"{trained_with[name][:12]}; restore the folder from the shards the run was trained on"
+            )
+    pipeline = experiment.pipeline
+    return save_bundle(
+        out,
+        vision_tokenizer=tokenizers.codec,
+        text_tokenizer=tokenizers.text_tokenizer,
+        decoder=DecoderPart(
+            config=experiment.model,
+            variables={"params": restored.params},
+            sequence=pipeline.sequence,
+            last_scale_context=pipeline.last_scale_context,
+            max_positions=pipeline.row_length,
+        ),
+        defaults=experiment.evaluation.sampling,
+        origin=_origin(restored),
+    )
+
+
+def codec_of_run(restored: Restored) -> VisionTokenizerCodec:
+    """The frozen vision tokenizer of a tokenizer run.
+
+    Raises:
+      UserError: a run of another kind.
+    """
+    experiment = build_experiment(restored.config)
+    if not isinstance(experiment, TokenizerExperiment):
+        raise UserError(
+            f"a run of kind {experiment.kind!r} holds no vision tokenizer; give a tokenizer run or a bundle"
+        )
+    return VisionTokenizerCodec(experiment.model, {"params": restored.params, **restored.variables})
+
+
+def _origin(restored: Restored) -> dict[str, Any]:
+    config, meta = restored.config, restored.meta
+    return {"kind": config["kind"], "name": config["name"], "step": meta["step"], "fingerprints": meta["fingerprints"]}
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
