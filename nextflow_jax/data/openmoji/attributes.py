@@ -32,6 +32,7 @@ _GENDERED = {
     "🫃": ("🫄", "male"),
     "🤰": ("🫄", "female"),
     "🕺": ("💃", "male"),
+    "💃": ("💃", "female"),
 }
 """People whose gender is in the code point itself: the neutral person (or the one a family is named by), the gender."""
 
@@ -74,11 +75,12 @@ def parse_attributes(characters: str) -> tuple[str, dict[str, str]]:
     plain = "".join(c for c in characters if c not in SKIN_TONES and c != SELECTOR)
     head, *tail = plain.split(JOINER)
     family = []
-    for part in [*_SEQUENCES.get(head, head).split(JOINER), *tail]:
+    for place, part in enumerate([*_SEQUENCES.get(head, head).split(JOINER), *tail]):
         if part in _GENDERED:
             part, gender = _GENDERED[part]
             values.setdefault("gender", []).append(gender)
-        name = next((name for name, marks in _COMPONENTS.items() if part in marks), None)
+        # Alone or in front, "♀" and "➡" are pictures of their own.
+        name = next((name for name, marks in _COMPONENTS.items() if place and part in marks), None)
         if name is None:
             family.append(part)
         else:

@@ -5,12 +5,14 @@ import dataclasses
 import hashlib
 import io
 import os
+import pathlib
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
+from google.protobuf import json_format
 
 from nextflow_jax.config import choose
 from nextflow_jax.data.openmoji.names import LANGUAGES, Emoji, list_emoji, source_versions
@@ -110,37 +112,47 @@ def open_openmoji(config: PicturesConfig) -> PictureSet:
 
 
 def _open(config: PicturesConfig) -> PictureSet:
-    builder = _make_builder(config)
-    if not builder.is_prepared():
+    folder = pathlib.Path(config.root) / OpenMoji.name / _rendering_name(config)
+    with _readable(folder):
+        builder = _make_builder(config)
+        prepared = builder.is_prepared()
+    if not prepared:
         builder = _build(builder, config)
-    try:
+    with _readable(folder):
         parts = {
             split: builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}) for split in SPLITS
         }
         infos = [
             _read_info(facts, split, config) for split in SPLITS for facts in builder.info.metadata["pictures"][split]
         ]
-    except (KeyError, ValueError, OSError, RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"{builder.data_path} cannot be read ({error}); delete that folder to build it again"
-        ) from error
     places = [(split, position) for split in SPLITS for position in range(len(parts[split]))]
     metadata = {name: builder.info.metadata[name] for name in ("sources", "train_twins")}
 
     def read_image(index: int):
         split, position = places[index]
-        return decode_png(parts[split][position]["image"])
+        with _readable(folder):
+            return decode_png(parts[split][position]["image"])
 
     return PictureSet(config, infos, read_image, metadata)
 
 
-def _make_builder(config: PicturesConfig) -> OpenMoji:
+@contextlib.contextmanager
+def _readable(folder: pathlib.Path) -> Iterator[None]:
+    """Turns what TFDS, ArrayRecord and protobuf raise on damaged files into one message."""
+    try:
+        yield
+    except (KeyError, ValueError, OSError, RuntimeError, AssertionError, json_format.Error) as error:
+        raise UserError(f"{folder} cannot be read ({error}); delete that folder to build it again") from error
+
+
+def _rendering_name(config: PicturesConfig) -> str:
     height, width = config.size
+    return f"{config.subset}_{height}x{width}_{config.background[1:].lower()}"
+
+
+def _make_builder(config: PicturesConfig) -> OpenMoji:
     rendering = OpenMojiConfig(
-        name=f"{config.subset}_{height}x{width}_{config.background[1:].lower()}",
-        size=config.size,
-        background=config.background,
-        subset=config.subset,
+        name=_rendering_name(config), size=config.size, background=config.background, subset=config.subset
     )
     return OpenMoji(data_dir=os.fspath(config.root), config=rendering, file_format="array_record")
 

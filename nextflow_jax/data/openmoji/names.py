@@ -102,7 +102,7 @@ def source_versions() -> dict[str, str]:
 
 
 def _caption(name: str) -> str:
-    return name.strip(":").replace("_", " ")
+    return name.strip(":").replace("_", " ").strip()
 
 
 def _base_key(name: str, by_name: Mapping[str, str]) -> str:
