@@ -37,5 +37,4 @@ def small_seed(seed: int, *names: str | int) -> int:
 
 
 def _digest(seed: int, names: tuple[str | int, ...]) -> int:
-    parts = [name if isinstance(name, str) else int(name) for name in (int(seed), *names)]
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=16).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(repr((seed, *names)).encode(), digest_size=16).digest(), "big")

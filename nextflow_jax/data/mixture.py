@@ -40,7 +40,7 @@ class MixtureConfig:
 class DocumentStream:
     """An endless sequence of record numbers, a pure function of the seed."""
 
-    pools: tuple[Int[np.ndarray, "records"], ...]
+    pools: tuple[Int[np.ndarray, "_"], ...]
     """The records of every task, or one pool of all."""
     names: tuple[str, ...]
     shares: tuple[int, ...]

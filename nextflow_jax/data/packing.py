@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int
 
-Packer = Callable[[Int[np.ndarray, "documents"], int], list[Int[np.ndarray, "placed"]]]
+Packer = Callable[[Int[np.ndarray, "documents"], int], list[Int[np.ndarray, "_"]]]
 """(lengths, row length) to the rows, each an array of positions in `lengths`, growing; every document in one row."""
 
 
-def pack_fixed_length(lengths: Int[np.ndarray, "documents"], row_length: int) -> list[Int[np.ndarray, "placed"]]:
+def pack_fixed_length(lengths: Int[np.ndarray, "documents"], row_length: int) -> list[Int[np.ndarray, "_"]]:
     """First fit decreasing into rows of `row_length` positions.
 
     Documents of one length are placed together: in order, each open row takes as many as fit, which is where placing

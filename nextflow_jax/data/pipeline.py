@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import grain
 import numpy as np
+from absl import flags
 from jaxtyping import Int
 
 from nextflow_jax import sequence
@@ -143,6 +144,7 @@ def make_batches(
     dataset = grain.MapDataset.range(start_batch, sys.maxsize).map(BatchBuilder(plan, mine, builder))
     batches = dataset.to_iter_dataset(grain.ReadOptions(config.reader_threads, config.prefetch_batches))
     if config.workers:
+        flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which our commands do not use
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=2))
     return iter(batches)
 

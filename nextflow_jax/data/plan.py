@@ -72,7 +72,7 @@ class _Stretch:
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Window:
     stretch: _Stretch
-    rows: list[Int[np.ndarray, "documents"]]
+    rows: list[Int[np.ndarray, "_"]]
     """Positions in the stretch."""
 
 
@@ -147,14 +147,14 @@ class Plan:
         while len(self._windows) > _KEPT_WINDOWS:
             self._windows.popitem(last=False)
 
-    def _finish(self, number: int, stretch: _Stretch, rows: list[Int[np.ndarray, "documents"]]) -> _Window:
+    def _finish(self, number: int, stretch: _Stretch, rows: list[Int[np.ndarray, "_"]]) -> _Window:
         """Fills up with empty rows and shuffles: packing puts rows of long documents first."""
         total = self._config.window_batches * self._config.batch_size
         rows = rows + [np.empty(0, np.int64)] * (total - len(rows))
         order = numpy_generator(self._config.seed, "rows", number).permutation(total)
         return _Window(stretch, [rows[i] for i in order])
 
-    def _fit(self, cursor: int) -> tuple[_Stretch, list[Int[np.ndarray, "documents"]]]:
+    def _fit(self, cursor: int) -> tuple[_Stretch, list[Int[np.ndarray, "_"]]]:
         """The longest stretch from `cursor` that packs into a window's rows, and those rows.
 
         Every shorter stretch is taken to fit too. First fit decreasing is not quite monotone, but a stretch is only

@@ -209,7 +209,7 @@ def _load_index(directory: pathlib.Path, splits: Sequence[SplitEntry]) -> dict[s
     try:
         columns = _load_npz(path)
         whole = DocumentIndex(tasks=tuple(columns.pop("tasks").tolist()), **columns)
-    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not readable ({error}); {_COPY}") from error
     total = sum(split.records for split in splits)
     if len(whole) != total:

@@ -1,0 +1,130 @@
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+from nextflow_jax.data.mixture import MixtureConfig, make_stream
+from nextflow_jax.data.packing import pack_fixed_length
+from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig
+
+
+@pytest.fixture(scope="module")
+def index(shard_set):
+    return shard_set.index("train")
+
+
+def make_plan(index, seed=0, batch_size=3, window_batches=4, row_length=128, dropout=0.0, weights=()):
+    table = DocumentTable(index.plain, index.condition, index.task, index.tasks)
+    stream = make_stream(MixtureConfig(weights), index, np.ones(len(index), bool), seed)
+    return Plan(PlanConfig(seed, batch_size, window_batches, row_length, dropout), stream, table, pack_fixed_length)
+
+
+def contents(rows):
+    return [(row.records.tolist(), row.dropped.tolist()) for row in rows]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_batch_is_the_same_whatever_was_asked_before(index, dropout):
+    plan = make_plan(index, dropout=dropout)
+    batches = [contents(plan.batch(n)) for n in range(30)]
+    for n in (29, 17, 0, 8):
+        assert contents(make_plan(index, dropout=dropout).batch(n)) == batches[n]
+    for n in (3, 25, 11):
+        assert contents(plan.batch(n)) == batches[n]
+
+
+def test_seeds_and_windows_give_other_batches(index):
+    assert contents(make_plan(index, seed=0).batch(0)) != contents(make_plan(index, seed=1).batch(0))
+    assert contents(make_plan(index, window_batches=5).batch(5)) != contents(make_plan(index).batch(5))
+
+
+def test_batches_walk_the_stream_without_loss_or_repetition(index):
+    plan = make_plan(index)
+    stream = make_stream(MixtureConfig(), index, np.ones(len(index), bool), 0)
+    seen, windows = [], 12
+    for n in range(windows * 4):
+        seen.extend(record for row in plan.batch(n) for record in row.records.tolist())
+    assert len(seen) > 3 * len(index)
+    assert sorted(seen) == sorted(stream.records(0, len(seen)).tolist())
+    counts = np.bincount(seen, minlength=len(index))
+    assert counts.max() - counts.min() <= 1
+
+
+def test_rows_hold_what_fits_and_little_padding(index):
+    plan = make_plan(index, batch_size=8, window_batches=8)
+    for n in range(16):
+        rows = plan.batch(n)
+        assert len(rows) == 8 and all(index.plain[row.records].sum() <= 128 for row in rows)
+    assert plan.statistics(0)["padding_share"] < 0.02
+
+
+def test_statistics_are_those_of_the_window(index):
+    plan = make_plan(index, weights=(("edit", 1.0), ("text", 3.0)))
+    rows = [row for n in range(4, 8) for row in plan.batch(n)]
+    records = np.concatenate([row.records for row in rows])
+    tokens = index.plain[records]
+    statistics = plan.statistics(6)
+    is_text = index.task[records] == index.tasks.index("text")
+    assert statistics["padding_share"] == pytest.approx(1 - tokens.sum() / (len(rows) * 128))
+    assert statistics["documents_per_row"] == pytest.approx(len(records) / len(rows))
+    assert statistics["documents/text"] == pytest.approx(is_text.mean())
+    assert statistics["tokens/text"] == pytest.approx(tokens[is_text].sum() / tokens.sum())
+    assert set(statistics) == {
+        "padding_share", "documents_per_row", "documents/text", "documents/edit", "tokens/text", "tokens/edit"
+    }  # fmt: skip
+
+
+def test_dropping_conditions_is_counted_in_the_lengths(index):
+    plan = make_plan(index, dropout=1.0)
+    rows = [row for n in range(8) for row in plan.batch(n)]
+    lengths = [int((index.plain - index.condition)[row.records].sum()) for row in rows]
+    assert all(row.dropped.all() for row in rows) and max(lengths) <= 128
+    assert sum(lengths) / (len(rows) * 128) > 0.95
+    assert plan.statistics(0)["padding_share"] == pytest.approx(1 - sum(lengths[:12]) / (12 * 128))
+
+
+def test_share_of_dropped_conditions(index):
+    plan = make_plan(index, dropout=0.2, batch_size=50, window_batches=10)
+    dropped = np.concatenate([row.dropped for n in range(20) for row in plan.batch(n)])
+    assert len(dropped) > 2000
+    assert dropped.mean() == pytest.approx(0.2, abs=4 * np.sqrt(0.16 / len(dropped)))
+
+
+def test_one_document_may_fill_a_whole_window(index):
+    longest = int(index.plain.max())
+    plan = make_plan(index, batch_size=1, window_batches=1, row_length=longest)
+    seen = [record for n in range(100) for row in plan.batch(n) for record in row.records.tolist()]
+    assert sorted(set(seen)) == list(range(len(index)))
+
+
+def test_rows_beyond_the_packed_ones_are_empty(index):
+    """A packer whose last document never fits: the window gives up a row rather than a document."""
+
+    def stubborn(lengths, row_length):
+        return [*pack_fixed_length(lengths[:4], row_length), *([np.empty(0, int)] * 50 if len(lengths) > 4 else [])]
+
+    table = DocumentTable(index.plain, index.condition, index.task, index.tasks)
+    stream = make_stream(MixtureConfig(), index, np.ones(len(index), bool), 0)
+    plan = Plan(PlanConfig(0, 3, 4, 128, 0.0), stream, table, stubborn)
+    rows = [row for n in range(4) for row in plan.batch(n)]
+    assert len(rows) == 12 and sum(len(row.records) for row in rows) == 4
+    assert any(not len(row.records) for row in rows)
+
+
+def test_threads_and_copies_in_other_processes_see_the_same_batches(index):
+    plan = make_plan(index)
+    expected = [contents(make_plan(index).batch(n)) for n in range(24)]
+    found = {}
+
+    def read(numbers):
+        for n in numbers:
+            found[n] = contents(plan.batch(n))
+
+    threads = [threading.Thread(target=read, args=(range(part, 24, 4),)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[n] for n in range(24)] == expected
+    assert contents(pickle.loads(pickle.dumps(plan)).batch(23)) == expected[23]

@@ -1,0 +1,78 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from nextflow_jax import sequence
+from nextflow_jax.data.records import BrokenRecord, EncodedDocument, EncodedImage, EncodedText, decode, encode
+from nextflow_jax.data.segments import check_indices, count_positions, to_segments
+from nextflow_jax.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(300, 40)
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_counts_give_the_length_of_every_setting(samples, context, dropped):
+    for document in samples.documents(40):
+        segments = to_segments(document, samples.family, response_only=True, last_scale_context=context)
+        if dropped:
+            segments = sequence.drop_condition(segments)
+        counts = count_positions(document, samples.family)
+        expected = counts.plain + context * counts.context - dropped * counts.condition
+        assert len(sequence.flatten(segments, VOCABULARY, sequence.SequenceConfig())) == expected
+
+
+def test_a_decoded_record_flattens_like_the_original(samples):
+    config = sequence.SequenceConfig(scale_reweight=0.9)
+    for document in samples.documents(40):
+        ours, theirs = (
+            sequence.flatten(
+                to_segments(d, samples.family, response_only=True, last_scale_context=True), VOCABULARY, config
+            ).arrays()
+            for d in (document, decode(encode(document)))
+        )
+        for name in ours:
+            assert np.array_equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype, name
+
+
+def test_roles_decide_loss_condition_and_context(samples):
+    rng = np.random.default_rng(0)
+    edit = samples.document(rng, "e", "edit")
+    before, instruction, after = to_segments(edit, samples.family, response_only=True, last_scale_context=True)
+    assert (before.loss, instruction.loss, after.loss) == (False, False, True)
+    assert (before.context_block, after.context_block) == (True, False)
+    assert instruction.condition
+    everything = to_segments(edit, samples.family, response_only=False, last_scale_context=False)
+    assert all(segment.loss for segment in everything) and not everything[0].context_block
+
+
+def test_a_question_about_a_picture_keeps_its_words(samples):
+    rng = np.random.default_rng(0)
+    question = EncodedDocument(
+        "q", "image_to_text", (samples.image(rng, "prompt"), samples.text(rng, "prompt"), samples.text(rng, "response"))
+    )
+    segments = to_segments(question, samples.family, response_only=False, last_scale_context=False)
+    assert len(sequence.drop_condition(segments)) == 3
+
+
+def test_pictures_that_the_family_does_not_know_are_broken_records(samples):
+    codes = np.zeros(14, np.int32)
+    for size, inputs in (((16, 16), codes), ((12, 12), codes[:5])):
+        document = EncodedDocument("k", "t", (EncodedImage(size, inputs, inputs, "response"),))
+        with pytest.raises(BrokenRecord, match="16x16|5 codes"):
+            to_segments(document, samples.family, response_only=False, last_scale_context=False)
+
+
+def test_indices_outside_the_vocabulary_are_broken_records(samples):
+    rng = np.random.default_rng(0)
+    image = samples.image(rng, "response")
+    too_large = np.full_like(image.inputs, 40)
+    for segment in (
+        dataclasses.replace(image, inputs=too_large),
+        dataclasses.replace(image, targets=too_large),
+        EncodedText(np.asarray([300], np.int32), "prompt"),
+    ):
+        with pytest.raises(BrokenRecord, match="outside"):
+            check_indices(EncodedDocument("k", "t", (segment,)), VOCABULARY)
+    check_indices(EncodedDocument("k", "t", (image,)), VOCABULARY)

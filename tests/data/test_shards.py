@@ -1,0 +1,121 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from nextflow_jax.data import shards
+from nextflow_jax.data.records import BrokenRecord, encode
+from nextflow_jax.data.segments import count_positions
+from nextflow_jax.errors import UserError
+
+
+def test_every_document_is_read_back_under_its_number(samples, shard_set):
+    documents = samples.documents(70)
+    source = shard_set.source("train")
+    assert len(source) == len(shard_set.index("train")) == 70
+    for number in np.random.default_rng(0).permutation(70):
+        assert encode(source[int(number)]) == encode(documents[number])
+
+
+def test_index_describes_every_record_of_every_split(samples, shard_set):
+    for split, documents in {"train": samples.documents(70), "validation": samples.documents(6, seed=1)}.items():
+        index = shard_set.index(split)
+        for number, document in enumerate(documents):
+            counts = count_positions(document, samples.family)
+            assert index.key(number) == document.key
+            assert index.tasks[index.task[number]] == document.task
+            assert (index.plain[number], index.condition[number], index.context[number]) == (
+                counts.plain,
+                counts.condition,
+                counts.context,
+            )
+
+
+def test_manifest_counts_records_tokens_and_bytes(samples, shard_set):
+    train = shard_set.manifest.split("train")
+    assert [shard.records for shard in train.shards] == [16, 16, 16, 16, 6] and train.records == 70
+    expected = sum(count_positions(document, samples.family).plain for document in samples.documents(70))
+    assert sum(shard.tokens for shard in train.shards) == expected
+    for shard in train.shards:
+        assert shard.bytes == (shard_set.directory / shard.file).stat().st_size
+
+
+def test_finished_directory_holds_nothing_else(shard_set):
+    names = sorted(path.name for path in shard_set.directory.iterdir())
+    assert names == sorted(
+        ["manifest.json", "index.npz", "validation-00000-of-00001.array_record"]
+        + [f"train-0000{i}-of-00005.array_record" for i in range(5)]
+    )
+
+
+@pytest.fixture
+def copy(shard_set, tmp_path):
+    return shutil.copytree(shard_set.directory, tmp_path / "copy")
+
+
+def test_missing_shard_is_named(copy):
+    (copy / "train-00003-of-00005.array_record").unlink()
+    with pytest.raises(UserError, match="train-00003-of-00005.array_record is missing; the manifest lists it; copy it"):
+        shards.open_shards(copy)
+
+
+def test_truncated_shard_is_named_with_both_sizes(copy):
+    path = copy / "train-00001-of-00005.array_record"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"00001.* has {size - 100} bytes, the manifest says {size}"):
+        shards.open_shards(copy)
+
+
+def test_changed_shard_is_found_by_full_verification_alone(copy):
+    path = copy / "train-00001-of-00005.array_record"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    shards.open_shards(copy, verify="size")
+    with pytest.raises(UserError, match="00001.* is damaged: its SHA-256"):
+        shards.open_shards(copy, verify="full")
+
+
+def test_unknown_verification_is_refused(copy):
+    with pytest.raises(UserError, match="did you mean full"):
+        shards.open_shards(copy, verify="fully")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "foreign"])
+def test_unusable_index_is_named(damage, copy, samples):
+    path = copy / shards.INDEX_FILE
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "foreign":
+        samples.write(copy.parent / "other", {"train": samples.documents(3)})
+        path.write_bytes((copy.parent / "other" / shards.INDEX_FILE).read_bytes())
+    elif damage != "missing":
+        path.write_bytes(data[: len(data) // 2 if damage == "cut" else 0])
+    with pytest.raises(UserError, match="index.npz"):
+        shards.open_shards(copy)
+
+
+def test_damaged_record_is_broken_and_the_others_are_read(broken_shards):
+    shard_set, documents, number = broken_shards
+    source = shard_set.source("train")
+    for i, document in enumerate(documents):
+        if i == number:
+            with pytest.raises(BrokenRecord):
+                source[i]
+        else:
+            assert encode(source[i]) == encode(document)
+
+
+def test_killed_writer_leaves_no_shard(samples, tmp_path):
+    def killed():
+        yield from samples.documents(3)
+        raise KeyboardInterrupt
+
+    path = tmp_path / shards.shard_file("train", 0, 1)
+    with pytest.raises(KeyboardInterrupt):
+        shards.write_shard(path, killed(), samples.family)
+    assert not path.exists() and not shards.is_written(path)
+    assert all(shards.is_partial(left) for left in tmp_path.iterdir())
+    shards.write_shard(path, samples.documents(3), samples.family)
+    assert shards.is_written(path)
