@@ -1,64 +1,75 @@
-"""The model's answers to the questions of the evaluation, through the sampler."""
+"""The model's answers to documents whose response is taken away, through the sampler."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
+from nextflow_jax.data.documents import Document, Image
+from nextflow_jax.data.pictures import PictureSet
 from nextflow_jax.evals.config import EvaluationConfig
-from nextflow_jax.sampling import requests
-from nextflow_jax.sampling.engine import Sampler
+from nextflow_jax.sampling.requests import Request, Result
 
-Pictures = UInt8[np.ndarray, "Q height width 3"]
+
+@runtime_checkable
+class Generator(Protocol):
+    """What answers requests: nextflow_jax.sampling.engine.Sampler."""
+
+    def generate(self, requests: Sequence[Request], save_scales: bool = False) -> list[Result]:
+        """One result a request; with `save_scales` pictures come with their state after every scale."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is answered, answers so far, answers in all) after every batch."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answers:
-    """Pictures and captions of one model. Request i of a call is sampled with seed `config.seed` + i.
+    """Pictures and texts that a model answers with.
 
-    `progress(done, total)` is called after every batch.
+    The documents are those that training shows (nextflow_jax/data/openmoji/tasks.py), so prompts read as in training.
+    Answer i of a call is sampled with seed `config.seed` + i.
     """
 
-    sampler: Sampler
-    size: tuple[int, int]
-    """Height and width of the pictures."""
+    generator: Generator
+    pictures: PictureSet
     config: EvaluationConfig
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    progress: Progress = lambda what, done, total: None
 
-    def draw(self, prompts: Sequence[str]) -> Pictures:
-        """A picture of each prompt."""
-        return self._pictures("pictures drawn", [requests.text_to_image(prompt) for prompt in prompts])
+    def images(self, what: str, documents: Sequence[Document]) -> UInt8[np.ndarray, "Q height width 3"]:
+        """The first picture of each answer; `what` goes to `progress`."""
+        images = [result.images[0] for result in self._results(what, documents)]
+        return np.stack(images) if images else np.zeros((0, *self.pictures.config.size, 3), np.uint8)
 
-    def draw_stages(self, prompts: Sequence[str]) -> UInt8[np.ndarray, "Q K height width 3"]:
-        """As `draw`, with the picture after each scale; the last is the finished one."""
-        asked = [requests.text_to_image(prompt) for prompt in prompts]
-        results = self._results("pictures drawn", asked, save_scales=True)
+    def stages(self, what: str, documents: Sequence[Document]) -> UInt8[np.ndarray, "Q K height width 3"]:
+        """As `images`, with the picture after each scale; the last one is the finished picture."""
+        results = self._results(what, documents, save_scales=True)
         return np.stack([np.stack(result.segments[0].partial) for result in results])
 
-    def describe(self, images: Pictures) -> list[str]:
-        """A caption of each picture."""
-        asked = [requests.caption(image, max_text_tokens=self.config.max_text_tokens) for image in images]
-        return [result.text for result in self._results("captions written", asked)]
+    def texts(self, what: str, documents: Sequence[Document]) -> list[str]:
+        """The text of each answer."""
+        return [result.text for result in self._results(what, documents)]
 
-    def edit(self, images: Pictures, instructions: Sequence[str]) -> Pictures:
-        """Each picture, changed as its instruction says."""
-        asked = [requests.edit(image, instruction) for image, instruction in zip(images, instructions, strict=True)]
-        return self._pictures("pictures edited", asked)
-
-    def _pictures(self, what: str, asked: Sequence[requests.Request]) -> Pictures:
-        images = [result.images[0] for result in self._results(what, asked)]
-        return np.stack(images) if images else np.zeros((0, *self.size, 3), np.uint8)
-
-    def _results(
-        self, what: str, asked: Sequence[requests.Request], save_scales: bool = False
-    ) -> list[requests.Result]:
-        asked = [
-            dataclasses.replace(request, size=self.size, seed=self.config.seed + i, settings=self.config.sampling)
-            for i, request in enumerate(asked)
-        ]
-        results: list[requests.Result] = []
-        for start in range(0, len(asked), self.config.batch_size):
-            results += self.sampler.generate(asked[start : start + self.config.batch_size], save_scales=save_scales)
-            self.progress(what, len(results), len(asked))
+    def _results(self, what: str, documents: Sequence[Document], save_scales: bool = False) -> list[Result]:
+        requests = [self._request(document, self.config.seed + i) for i, document in enumerate(documents)]
+        results: list[Result] = []
+        for start in range(0, len(requests), self.config.batch_size):
+            results += self.generator.generate(requests[start : start + self.config.batch_size], save_scales)
+            self.progress(what, len(results), len(requests))
         return results
+
+    def _request(self, document: Document, seed: int) -> Request:
+        roles = [segment.role for segment in document.segments]
+        prompt, response = document.segments[: roles.index("response")], document.segments[roles.index("response")]
+        draws = isinstance(response, Image)
+        return Request(
+            tuple(self.pictures[part.key].image if isinstance(part, Image) else part.text for part in prompt),
+            size=self.pictures.config.size,
+            begin_with_image=draws,
+            max_images=1 if draws else 0,
+            max_text_tokens=0 if draws else self.config.max_text_tokens,
+            seed=seed,
+            settings=self.config.sampling,
+        )

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from nextflow_jax.data.documents import Document
 from nextflow_jax.data.keys import numpy_generator
-from nextflow_jax.data.openmoji.tasks import edit_pairs
+from nextflow_jax.data.openmoji.tasks import make_documents
 from nextflow_jax.data.pictures import PictureSet
 from nextflow_jax.evals import captions, reconstruction, retrieval
 from nextflow_jax.evals.answers import Answers
 from nextflow_jax.evals.config import EvaluationConfig
 from nextflow_jax.evals.outcome import Outcome, spread
 from nextflow_jax.evals.pool import Pool
-
-Pictures = UInt8[np.ndarray, "Q height width 3"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,25 +31,35 @@ class Subject:
     codebook_size: int
     config: EvaluationConfig
 
-    @property
-    def language(self) -> str:
-        """The language that prompts and captions are in: the main one of the data set."""
-        return self.pictures.config.languages[0]
-
     def caption(self, key: str) -> str:
-        """A picture's caption."""
-        return self.pictures.info(key).captions[self.language]
+        """A picture's caption in the main language."""
+        return self.pictures.info(key).captions[self._language]
 
     def accepted(self, key: str) -> tuple[str, ...]:
-        """Captions that are right for a picture: its own and those of the pictures with exactly its pixels."""
+        """Captions that are right for a picture: its own first, then those of the pictures with exactly its pixels."""
         return tuple(self.caption(name) for name in (key, *self.pictures.twins.get(key, ())))
 
-    def choose(self, items: Sequence[Any], count: int, *names: str) -> list[Any]:
-        """At most `count` of `items`, drawn without repetition, in their order; `names` name the draw."""
+    def documents(self, task: str, split: str, count: int, draw: str) -> list[Document]:
+        """At most `count` documents of a task, in the main language; which ones depends on the name `draw`."""
+        every = make_documents(self.pictures, split, (task,), self.config.seed)
+        spoken = {f"{task}/{language}/": language for language in self.pictures.config.languages}
+        items = [
+            document
+            for document in every
+            if all(language == self._language or not document.key.startswith(p) for p, language in spoken.items())
+        ]
+        return self.choose(items, count, draw)
+
+    def choose(self, items: Sequence[Any], count: int, draw: str) -> list[Any]:
+        """At most `count` of `items`, without repetition, in their order; which ones depends on the name `draw`."""
         if len(items) <= count:
             return list(items)
-        drawn = numpy_generator(self.config.seed, "evaluation", *names).choice(len(items), count, replace=False)
-        return [items[i] for i in sorted(drawn)]
+        chosen = numpy_generator(self.config.seed, "evaluation", draw).choice(len(items), count, replace=False)
+        return [items[i] for i in sorted(chosen)]
+
+    @property
+    def _language(self) -> str:
+        return self.pictures.config.languages[0]
 
 
 def rebuild(subject: Subject) -> Outcome:
@@ -67,7 +76,7 @@ def rebuild(subject: Subject) -> Outcome:
     shown = [
         key
         for split in ("train", "validation")
-        for key in subject.choose(pictures.split(split), subject.config.shown, "rebuild", split)
+        for key in subject.choose(pictures.split(split), subject.config.shown, f"rebuild {split}")
     ]
     rows = pool.indices(shown)
     scores = reconstruction.psnr(pool.images[rows], pool.copies[rows])
@@ -80,43 +89,32 @@ def rebuild(subject: Subject) -> Outcome:
 
 def draw(subject: Subject) -> Outcome:
     """Text to image on training captions: is the wanted picture the nearest one?"""
-    keys = subject.choose(subject.pictures.split("train"), subject.config.prompts, "prompts")
-    stages = subject.answers.draw_stages([subject.caption(key) for key in keys])
-    images = stages[:, -1]
-    metrics, chance, bounds, right = _retrieval(subject.pool, images, keys)
-    records = _picture_records(subject, keys, right)
-    shown = spread(len(keys), subject.config.shown)
+    documents = subject.documents("text_to_image", "train", subject.config.prompts, "prompts")
+    stages = subject.answers.stages("pictures drawn", documents)
+    outcome = _judge_pictures(subject, documents, stages[:, -1])
+    shown = spread(len(documents), subject.config.shown)
     for position, i in enumerate(shown):
-        records[i]["stages"] = position
-    names = ("retrieval_at_1", "retrieval_at_1_originals")
-    return Outcome(
-        {f"t2i_{name}": metrics[name] for name in names},
-        {f"t2i_{name}": chance[name] for name in names},
-        {"t2i_retrieval_at_1_originals": bounds["retrieval_at_1_originals"]},
-        records,
-        {"wanted": subject.pool.images[subject.pool.indices(keys)], "answer": images, "stages": stages[shown]},
-    )
+        outcome.records[i]["stages"] = position
+    outcome.arrays["stages"] = stages[shown]
+    figures = {
+        name: {f"t2i_{metric}": value for metric, value in getattr(outcome, name).items()}
+        for name in ("metrics", "chance", "bounds")
+    }
+    return dataclasses.replace(outcome, **figures)
 
 
 def describe(subject: Subject) -> Outcome:
     """Captions of training pictures: exact match, with and without counting the names of pixel-identical pictures."""
-    train = subject.pictures.split("train")
-    keys = subject.choose(train, subject.config.prompts, "prompts")
-    metrics, records = _describe(subject, keys)
-    metrics["caption_exact_match_strict"] = metrics.pop("strict")
-    share = np.mean([len(set(subject.accepted(key))) for key in keys]) / len(train)
-    return Outcome(
-        metrics,
-        {"caption_exact_match": float(share)},
-        records=records,
-        arrays={"picture": subject.pool.images[subject.pool.indices(keys)]},
-    )
+    documents = subject.documents("image_to_text", "train", subject.config.prompts, "prompts")
+    outcome = _judge_captions(subject, documents)
+    names = [len(set(subject.accepted(record["key"]))) for record in outcome.records]
+    chance = {"caption_exact_match": _mean(np.array(names)) / len(subject.pictures.split("train"))}
+    return dataclasses.replace(outcome, chance=chance)
 
 
 def edit(subject: Subject) -> Outcome:
     """Edits of training pictures: is the wanted picture the nearest one to the edited picture?"""
-    pairs = subject.choose(edit_pairs(subject.pictures, "train"), subject.config.edits, "edits")
-    return _edit(subject, pairs)
+    return _judge_edits(subject, subject.documents("edit", "train", subject.config.edits, "edits"))
 
 
 def combine(subject: Subject) -> Outcome:
@@ -125,32 +123,31 @@ def combine(subject: Subject) -> Outcome:
     right_base: a nearest picture has the wanted base. right_attribute: among the pictures of the wanted base, the
     wanted one is a nearest. Both beside chance, for most of the other variants of a base are in training.
     """
-    keys = subject.choose(subject.pictures.split("heldout"), subject.config.heldout, "heldout")
-    if not keys:
-        return Outcome({})
-    pool, wanted = subject.pool, subject.pool.indices(keys)
-    images = subject.answers.draw([subject.caption(key) for key in keys])
-    metrics, chance, bounds, right = _retrieval(pool, images, keys)
+    pool, config = subject.pool, subject.config
+    documents = subject.documents("text_to_image", "heldout", config.heldout, "heldout")
+    images = subject.answers.images("held-out pictures drawn", documents)
+    drawn = _judge_pictures(subject, documents, images)
+    described = _judge_captions(subject, subject.documents("image_to_text", "heldout", config.heldout, "heldout"))
+    edited = _judge_edits(subject, subject.documents("edit", "heldout", config.edits, "heldout edits"))
+    wanted = pool.indices([record["key"] for record in drawn.records])
     distances = retrieval.squared_distances(images, pool.copies)
     base = retrieval.right_group(distances, pool.bases, wanted)
     attribute = retrieval.found_within_group(distances, pool.bases, wanted)
-    described, described_records = _describe(subject, keys)
-    edited = _edit(subject, subject.choose(edit_pairs(subject.pictures, "heldout"), subject.config.edits, "heldout"))
-    metrics |= {
-        "count": float(len(keys)),
+    for i, record in enumerate(drawn.records):
+        record |= {"right_base": bool(base[i]), "right_attribute": bool(attribute[i])}
+        record["answer"] = described.records[i]["answer"]
+    metrics = {
+        "count": float(len(documents)),
         "right_base": _mean(base),
         "right_attribute": _mean(attribute),
         "chance_base": retrieval.chance_group(pool.bases, wanted),
         "chance_attribute": retrieval.chance_within_group(pool.bases, wanted),
-        "caption_exact_match": described["caption_exact_match"],
-        **edited.metrics,
     }
-    chance |= edited.chance
-    records = _picture_records(subject, keys, right)
-    for i, record in enumerate(records):
-        record |= {"right_base": bool(base[i]), "right_attribute": bool(attribute[i])}
-        record["answer"] = described_records[i]["answer"]
-    return Outcome(metrics, chance, bounds, records, {"wanted": pool.images[wanted], "answer": images})
+    return dataclasses.replace(
+        drawn,
+        metrics={**metrics, **drawn.metrics, **described.metrics, **edited.metrics},
+        chance={**drawn.chance, **edited.chance},
+    )
 
 
 PARTS: dict[str, Callable[[Subject], Outcome]] = {
@@ -162,26 +159,32 @@ PARTS: dict[str, Callable[[Subject], Outcome]] = {
 }
 
 
-def _retrieval(
-    pool: Pool, images: Pictures, keys: Sequence[str]
-) -> tuple[dict[str, float], dict[str, float], dict[str, float], Bool[np.ndarray, "Q"]]:
-    """(metrics, chance, bounds, right) of pictures that were to be those of `keys`."""
+def _judge_pictures(
+    subject: Subject, documents: Sequence[Document], images: UInt8[np.ndarray, "Q height width 3"]
+) -> Outcome:
+    """Retrieval of the pictures that the documents end with, for drawings of their captions."""
+    pool, keys = subject.pool, [document.image_keys()[-1] for document in documents]
     wanted = pool.indices(keys)
-    right = retrieval.found(retrieval.squared_distances(images, pool.copies), wanted)
-    metrics = {
-        "retrieval_at_1": _mean(right),
-        "retrieval_at_1_originals": _found_share(images, pool.images, wanted),
-    }
-    chance = {
-        "retrieval_at_1": retrieval.chance_found(pool.copies, wanted),
-        "retrieval_at_1_originals": retrieval.chance_found(pool.images, wanted),
-    }
-    bounds = {"retrieval_at_1_originals": _found_share(pool.copies[wanted], pool.images, wanted)}
-    return metrics, chance, bounds, right
+    right = _found(images, pool.copies, wanted)
+    return Outcome(
+        metrics={
+            "retrieval_at_1": _mean(right),
+            "retrieval_at_1_originals": _mean(_found(images, pool.images, wanted)),
+        },
+        chance={
+            "retrieval_at_1": retrieval.chance_found(pool.copies, wanted),
+            "retrieval_at_1_originals": retrieval.chance_found(pool.images, wanted),
+        },
+        bounds={"retrieval_at_1_originals": _mean(_found(pool.copies[wanted], pool.images, wanted))},
+        records=[{"key": key, "prompt": subject.caption(key), "right": bool(hit)} for key, hit in zip(keys, right)],
+        arrays={"wanted": pool.images[wanted], "answer": images},
+    )
 
 
-def _describe(subject: Subject, keys: Sequence[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    answers = subject.answers.describe(subject.pool.images[subject.pool.indices(keys)])
+def _judge_captions(subject: Subject, documents: Sequence[Document]) -> Outcome:
+    """Exact match of captions for the pictures that the documents begin with."""
+    keys = [document.image_keys()[0] for document in documents]
+    answers = subject.answers.texts("captions written", documents)
     accepted = [subject.accepted(key) for key in keys]
     right = captions.exact_match(answers, accepted)
     strict = captions.exact_match(answers, [names[:1] for names in accepted])
@@ -189,37 +192,37 @@ def _describe(subject: Subject, keys: Sequence[str]) -> tuple[dict[str, float], 
         {"key": key, "caption": subject.caption(key), "answer": answer, "right": bool(hit)}
         for key, answer, hit in zip(keys, answers, right)
     ]
-    return {"caption_exact_match": _mean(right), "strict": _mean(strict)}, records
+    metrics = {"caption_exact_match": _mean(right), "caption_exact_match_strict": _mean(strict)}
+    return Outcome(metrics, records=records, arrays={"picture": subject.pool.images[subject.pool.indices(keys)]})
 
 
-def _edit(subject: Subject, pairs: Sequence[Any]) -> Outcome:
-    if not pairs:
-        return Outcome({})
+def _judge_edits(subject: Subject, documents: Sequence[Document]) -> Outcome:
+    """Retrieval of the edited pictures, among the reconstructions of all pictures."""
     pool = subject.pool
-    before, wanted = (pool.indices(keys) for keys in zip(*((pair.before_key, pair.after_key) for pair in pairs)))
-    images = subject.answers.edit(pool.images[before], [pair.instruction for pair in pairs])
-    right = retrieval.found(retrieval.squared_distances(images, pool.copies), wanted)
+    before, wanted = (pool.indices([document.image_keys()[end] for document in documents]) for end in (0, -1))
+    images = subject.answers.images("pictures edited", documents)
+    right = _found(images, pool.copies, wanted)
     records = [
-        {"key": pair.after_key, "before": pair.before_key, "instruction": pair.instruction, "right": bool(hit)}
-        for pair, hit in zip(pairs, right)
+        {"key": document.image_keys()[-1], "instruction": document.segments[1].text, "right": bool(hit)}
+        for document, hit in zip(documents, right)
     ]
     return Outcome(
-        {"edit_retrieval_at_1": _mean(right)},
-        {
+        metrics={"edit_retrieval_at_1": _mean(right)},
+        chance={
             "edit_retrieval_at_1": retrieval.chance_found(pool.copies, wanted),
-            "edit_retrieval_at_1_by_copying": _found_share(pool.copies[before], pool.copies, wanted),
+            "edit_retrieval_at_1_by_copying": _mean(_found(pool.copies[before], pool.copies, wanted)),
         },
         records=records,
         arrays={"before": pool.images[before], "wanted": pool.images[wanted], "answer": images},
     )
 
 
-def _picture_records(subject: Subject, keys: Sequence[str], right: Bool[np.ndarray, "Q"]) -> list[dict[str, Any]]:
-    return [{"key": key, "prompt": subject.caption(key), "right": bool(hit)} for key, hit in zip(keys, right)]
-
-
-def _found_share(images: Pictures, candidates: Pictures, wanted: Int[np.ndarray, "Q"]) -> float:
-    return _mean(retrieval.found(retrieval.squared_distances(images, candidates), wanted))
+def _found(
+    images: UInt8[np.ndarray, "Q height width 3"],
+    candidates: UInt8[np.ndarray, "R height width 3"],
+    wanted: Int[np.ndarray, "Q"],
+) -> Bool[np.ndarray, "Q"]:
+    return retrieval.found(retrieval.squared_distances(images, candidates), wanted)
 
 
 def _mean(values: np.ndarray) -> float:

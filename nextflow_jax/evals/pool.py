@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -10,6 +10,7 @@ from jaxtyping import Int, UInt8
 from nextflow_jax.data.pictures import PictureInfo, PictureSet
 
 
+@runtime_checkable
 class Codec(Protocol):
     """The frozen vision tokenizer, as far as evaluation uses it (nextflow_jax/vision/codec.py)."""
 
