@@ -6,7 +6,7 @@ The arrays it reads are those of `nextflow_jax.sequence.Sequence`, batched; what
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -46,7 +46,7 @@ class DecoderInputs(NamedTuple):
     """Accumulated features in place of the weighted codes."""
 
     @classmethod
-    def of(cls, batch: Mapping[str, Array]) -> "DecoderInputs":
+    def of(cls, batch: Mapping[str, Any]) -> "DecoderInputs":
         """The inputs among the arrays of a batch (names as in `Sequence`); others are ignored."""
         return cls(**{name: batch[name] for name in cls._fields if name in batch})
 

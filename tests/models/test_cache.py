@@ -1,0 +1,32 @@
+import jax.numpy as jnp
+import numpy as np
+
+from nextflow_jax.models.cache import make_cache
+from tests.models import random_rows
+
+
+def test_rows_are_written_at_their_own_length_in_one_layer():
+    config = random_rows.tiny_config()
+    cache = make_cache(config, rows=3, slots=6).rewind(jnp.asarray([0, 2, 4], jnp.int32))
+    rng = np.random.default_rng(0)
+    keys, values = jnp.asarray(rng.normal(size=(2, 3, 2, 2, 8)), jnp.float32)
+    written = cache.write(jnp.int32(1), keys, values)
+    expected = np.zeros((2, 3, 6, 2, 8))
+    for row, slot in enumerate((0, 2, 4)):
+        expected[1, row, slot : slot + 2] = keys[row]
+    np.testing.assert_array_equal(written.keys, expected)
+    np.testing.assert_array_equal(written.read(jnp.int32(1))[1][2, 4:], values[2])
+    assert not written.read(jnp.int32(0))[0].any()
+    np.testing.assert_array_equal(written.length, cache.length)
+
+
+def test_positions_past_the_capacity_are_dropped():
+    cache = make_cache(random_rows.tiny_config(), rows=1, slots=3).rewind(jnp.asarray([2], jnp.int32))
+    written = cache.write(jnp.int32(0), jnp.ones((1, 4, 2, 8)), jnp.ones((1, 4, 2, 8)))
+    assert written.capacity == 3
+    np.testing.assert_array_equal(written.keys[0, 0, :, 0, 0], [0, 0, 1])
+
+
+def test_the_cache_has_the_compute_dtype():
+    cache = make_cache(random_rows.tiny_config(dtype="bfloat16"), rows=1, slots=2)
+    assert cache.keys.dtype == cache.values.dtype == jnp.bfloat16

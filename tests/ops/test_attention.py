@@ -1,0 +1,100 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from nextflow_jax.errors import UserError
+from nextflow_jax.ops import attention
+from nextflow_jax.ops.attention import chunked, reference
+
+
+def random_case(seed, length, keys, heads, groups, size=8, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    q = jnp.asarray(rng.normal(size=(2, length, heads, size)), dtype)
+    k, v = (jnp.asarray(rng.normal(size=(2, keys, groups, size)), dtype) for _ in range(2))
+    start = rng.integers(0, keys + 1, (2, length))
+    end = np.minimum(start + rng.integers(0, keys, (2, length)), keys)
+    return q, k, v, jnp.asarray(start, jnp.int32), jnp.asarray(end, jnp.int32)
+
+
+def attend_in_loops(q, k, v, start, end):
+    """The definition, a query and a head at a time, in float64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    repeats = q.shape[2] // k.shape[2]
+    out = np.zeros_like(q)
+    for b, i, h in np.ndindex(*q.shape[:3]):
+        keys = slice(int(start[b, i]), int(end[b, i]))
+        if keys.start < keys.stop:
+            scores = k[b, keys, h // repeats] @ q[b, i, h] / np.sqrt(q.shape[3])
+            weights = np.exp(scores - scores.max())
+            out[b, i, h] = weights @ v[b, keys, h // repeats] / weights.sum()
+    return out
+
+
+CASES = [(37, 37, 4, 2, 16), (20, 33, 6, 1, 8), (16, 40, 2, 2, 64), (1, 24, 4, 2, 16)]
+"""S, M, H, G, block: several blocks with a rest, more keys than queries, one block, one query."""
+
+
+@pytest.mark.parametrize(("length", "keys", "heads", "groups", "block"), CASES)
+def test_values_are_those_of_the_definition(length, keys, heads, groups, block):
+    case = random_case(0, length, keys, heads, groups)
+    expected = attend_in_loops(*case)
+    for attend in (reference.attend, functools.partial(chunked.attend, block=block)):
+        np.testing.assert_allclose(jax.jit(attend)(*case), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(("length", "keys", "heads", "groups", "block"), CASES)
+def test_chunked_gradients_are_those_of_the_reference(length, keys, heads, groups, block):
+    q, k, v, start, end = random_case(1, length, keys, heads, groups)
+    mix = jnp.asarray(np.random.default_rng(2).normal(size=q.shape), jnp.float32)
+
+    def gradients(attend, **options):
+        return jax.jit(jax.grad(lambda *x: jnp.sum(mix * attend(*x, start, end, **options)), (0, 1, 2)))(q, k, v)
+
+    for got, expected in zip(gradients(chunked.attend, block=block), gradients(reference.attend), strict=True):
+        np.testing.assert_allclose(got, expected, atol=5e-6)
+
+
+def test_bfloat16_gradients_of_keys_are_summed_over_blocks_in_float32():
+    case = random_case(3, 256, 16, 2, 1, dtype=jnp.bfloat16)
+    start, end = jnp.zeros_like(case[3]), jnp.full_like(case[4], 16)
+
+    def gradient(attend, *arrays, **options):
+        loss = lambda v: jnp.sum(attend(*arrays[:2], v, start, end, **options).astype(jnp.float32))  # noqa: E731
+        return jax.jit(jax.grad(loss))(arrays[2])
+
+    exact = gradient(reference.attend, *(x.astype(jnp.float32) for x in case[:3]))
+    got = gradient(chunked.attend, *case[:3], block=2)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(jnp.float32), exact, rtol=0.01)
+
+
+def largest_intermediate(jaxpr):
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [variable.aval.size for variable in equation.outvars if hasattr(variable.aval, "size")]
+        sizes += [largest_intermediate(inner) for inner in jaxprs_in_params(equation.params)]
+    return max(sizes)
+
+
+def test_chunked_never_holds_scores_of_all_queries_at_once():
+    q, k, v, start, end = random_case(4, 512, 512, 1, 1, size=2)
+
+    def cotangents(attend):
+        return jax.make_jaxpr(jax.grad(lambda *x: attend(*x, start, end).sum(), (0, 1, 2)))(q, k, v).jaxpr
+
+    scores = 2 * 512 * 512
+    assert largest_intermediate(cotangents(reference.attend)) >= scores
+    assert largest_intermediate(cotangents(lambda *x: chunked.attend(*x, block=64))) < scores / 4
+
+
+def test_auto_takes_the_platforms_choice_and_names_are_checked():
+    case = random_case(5, 6, 6, 2, 1)
+    auto = jax.jit(attention.attend)(*case)
+    named = jax.jit(functools.partial(attention.attend, implementation=attention.AUTO["cpu"]))(*case)
+    np.testing.assert_array_equal(auto, named)
+    with pytest.raises(UserError, match="'chuncked' is not known; did you mean chunked"):
+        attention.attend(*case, implementation="chuncked")
