@@ -131,11 +131,7 @@ def extract(
     out = pathlib.Path(out)
     made_from = _describe_inputs(config, pictures, documents, vision_tokenizer, text_tokenizer, seed)
     finished = _claim(out, made_from)
-    splits = [
-        _Split(name, split, *((config.draws, config.self_correction) if name == "train" else (1, None)))
-        for name, split in documents.items()
-        if split
-    ]
+    splits = [_plan_split(config, name, split) for name, split in documents.items() if split]
     keys = dict.fromkeys(key for split in splits for key in split.pictures())
     encoder = PictureEncoder(pictures, list(keys), vision_tokenizer, config.batch_size, seed)
     files = {split.name: _shard_files(out, split, config.documents_per_shard) for split in splits}
@@ -152,6 +148,13 @@ def extract(
     shards.remove_index_parts(files)
     (out / STATE_FILE).unlink(missing_ok=True)
     return Extracted(read_manifest(out), finished, encoder.images, encoder.seconds)
+
+
+def _plan_split(config: ExtractionConfig, name: str, documents: Sequence[Document]) -> _Split:
+    if name != "train":
+        return _Split(name, documents, draws=1, self_correction=None)
+    corrected = config.self_correction.share > 0 and config.samples_share > 0
+    return _Split(name, documents, config.draws, config.self_correction if corrected else None)
 
 
 def encode_document(

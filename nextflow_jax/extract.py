@@ -1,0 +1,140 @@
+"""`python -m nextflow_jax.extract`: turns pictures and their documents into shards of indices for decoder training."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import tqdm
+
+from nextflow_jax import command, compile_cache
+from nextflow_jax.bundle import is_bundle, load_bundle
+from nextflow_jax.config import choose, load_experiment, preflight
+from nextflow_jax.data.documents import Document, document_texts
+from nextflow_jax.data.extraction import Extracted, extract
+from nextflow_jax.data.pictures import SPLITS, PictureSet, open_pictures
+from nextflow_jax.errors import UserError, run_entry_point
+from nextflow_jax.export import codec_of_run
+from nextflow_jax.text import make_text_tokenizer
+from nextflow_jax.training.checkpoint import restore_variables
+from nextflow_jax.training.experiment import DecoderExperiment, build_experiment
+from nextflow_jax.vision.codec import VisionTokenizerCodec
+
+DESCRIPTION = """\
+Writes the documents of a decoder experiment as shards: texts tokenized, pictures encoded by the vision tokenizer, with
+self-correction draws for training. OUT gets the shards, index.npz, manifest.json and tokenizer/ (a bundle of both
+tokenizers). Running the same command again continues an interrupted extraction; a finished one is left as it is."""
+
+_LINES = 10
+"""Progress lines where there is no terminal."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Checks everything, then extracts; see --help."""
+    parser = command.command_parser(
+        "extract",
+        DESCRIPTION,
+        example="--config experiments/openmoji/quickstart.py:decoder --tokenizer runs/quickstart/tokenizer "
+        "--out runs/quickstart/shards",
+    )
+    command.add_config_flag(parser)
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="DIR_OR_BUNDLE", help="--workdir of a tokenizer run, or a bundle"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="the shards' folder; made when it is not there")
+    options, overrides = command.parse(parser, arguments)
+    compile_cache.enable()
+    experiment = _experiment(options.config, overrides)
+    codec = _load_codec(options.tokenizer, experiment.extraction.batch_size)
+    codec.family.schedule(experiment.pictures.size)
+    pictures = open_pictures(experiment.pictures)
+    documents = make_all_documents(pictures, experiment.extraction.tasks, experiment.seed)
+    with _Progress() as progress:
+        extracted = extract(
+            experiment.extraction,
+            pictures,
+            documents,
+            codec,
+            make_text_tokenizer(experiment.extraction.text, document_texts(documents["train"])),
+            options.out,
+            seed=experiment.seed,
+            progress=progress.show,
+        )
+    print(summarise(options.out, extracted))
+
+
+def make_all_documents(pictures: PictureSet, tasks: Sequence[str], seed: int) -> dict[str, list[Document]]:
+    """The documents of every split that the data set's pictures make."""
+    # Imported here because every data set needs packages of its own, which open_pictures has asked for.
+    from nextflow_jax.data.openmoji.tasks import make_documents
+
+    make = choose("config.pictures.name", pictures.config.name, {"openmoji": make_documents})
+    return {split: make(pictures, split, tasks, seed) for split in SPLITS}
+
+
+def summarise(out: str | pathlib.Path, extracted: Extracted) -> str:
+    """What was written, in two or three lines."""
+    splits = extracted.manifest.splits
+    size = sum(shard.bytes for split in splits for shard in split.shards)
+    tokens = sum(shard.tokens for split in splits for shard in split.shards)
+    parts = ", ".join(
+        f"{split.name} {split.records:,}" + (f" ({split.documents:,} x {split.draws} draws)" if split.draws > 1 else "")
+        for split in splits
+    )
+    lines = [
+        f"{out}: {'was finished already' if extracted.finished_before else 'finished'}",
+        f"documents: {parts}; {tokens:,} tokens in {size / 1e6:,.1f} MB, {size / tokens:.2f} bytes a token",
+    ]
+    if extracted.images:
+        speed = extracted.images / extracted.seconds
+        lines.append(f"pictures encoded: {extracted.images:,} in {extracted.seconds:,.1f} s, {speed:,.0f} images/s")
+    return "\n".join(lines)
+
+
+def _experiment(spec: str, overrides: Sequence[str]) -> DecoderExperiment:
+    experiment = build_experiment(load_experiment(spec, overrides))
+    if not isinstance(experiment, DecoderExperiment):
+        raise UserError(
+            f"config.kind = {experiment.kind!r}: only a decoder experiment says what to extract; "
+            f"give its variant, e.g. --config {spec.partition(':')[0]}:decoder"
+        )
+    preflight(experiment.with_placeholder_sizes())
+    return experiment
+
+
+def _load_codec(tokenizer: str, batch_size: int) -> VisionTokenizerCodec:
+    """The vision tokenizer of a run or a bundle, encoding `batch_size` pictures at once."""
+    path = pathlib.Path(tokenizer)
+    if not path.is_dir():
+        raise UserError(f"--tokenizer {tokenizer}: no such folder; give the --workdir of a tokenizer run, or a bundle")
+    codec = load_bundle(path).codec if is_bundle(path) else codec_of_run(restore_variables(path))
+    return VisionTokenizerCodec(codec.config, codec.variables, chunk=batch_size)
+
+
+@dataclasses.dataclass
+class _Progress:
+    """A bar on a terminal, a line for every tenth elsewhere."""
+
+    bar: tqdm.tqdm | None = None
+    shown: int = 0
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def show(self, done: int, total: int) -> None:
+        """Told after every record."""
+        if sys.stderr.isatty():
+            if self.bar is None:
+                self.bar = tqdm.tqdm(total=total, desc="extract", unit="record", dynamic_ncols=True)
+            self.bar.update(done - self.bar.n)
+        elif done * _LINES // total > self.shown:
+            self.shown = done * _LINES // total
+            print(f"extract: {done:,} of {total:,} records", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
