@@ -15,9 +15,9 @@ from nextflow_jax.vision.codec import VisionTokenizerCodec
 FORMATS = ("bundle", "hf")
 
 DESCRIPTION = """\
-Writes a bundle from a checkpoint of a decoder or tokenizer run: bundle.json, weights as safetensors, the text tokenizer,
-a README. Where the run keeps a moving average of the weights, that is what is exported. An older bundle in OUT is
-replaced."""
+Writes a bundle from a checkpoint of a decoder or tokenizer run: bundle.json, weights as safetensors, the text
+tokenizer, a README. Where the run keeps a moving average of the weights, that is what is exported. An older bundle in
+OUT is replaced."""
 
 
 def main(arguments: Sequence[str]) -> None:

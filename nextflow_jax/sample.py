@@ -28,8 +28,8 @@ from nextflow_jax.sampling.settings import SamplingSettings
 RESULT_FILE = "result.json"
 
 DESCRIPTION = """\
-Draws a picture of every --prompt, or continues a --document of texts and pictures (captions, edits, stories). Writes the
-pictures as PNG at their own size, and result.json with texts, files, seeds and settings.
+Draws a picture of every --prompt, or continues a --document of texts and pictures (captions, edits, stories). Writes
+the pictures as PNG at their own size, and result.json with texts, files, seeds and settings.
 
 A document is a JSON file; image paths are relative to it; "generate" and each of its keys may be left out:
   {"segments": [{"text": "make it blue"}, {"image": "sun.png"}],

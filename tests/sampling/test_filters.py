@@ -1,0 +1,109 @@
+"""Temperature, top-k and top-p by their properties, on random logits and on ties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nextflow_jax.sampling import filters
+
+ROWS, SIZE = 40, 30
+# Compiled whole: operation by operation, the same takes ten times as long.
+KEEP, FILTER, DRAW = map(jax.jit, (filters.keep_candidates, filters.filter_logits, filters.draw))
+
+
+def keep_candidates(*arrays):
+    return np.asarray(KEEP(*map(jnp.asarray, arrays)))
+
+
+def filter_logits(*arrays):
+    return np.asarray(FILTER(*map(jnp.asarray, arrays)))
+
+
+def draw(keys, logits):
+    return [np.asarray(array) for array in DRAW(keys, jnp.asarray(logits))]
+
+
+@pytest.fixture(scope="module")
+def logits():
+    generator = np.random.default_rng(0)
+    smooth = 3 * generator.standard_normal((ROWS, SIZE))
+    smooth[::4] = np.round(smooth[::4])  # rows full of ties
+    smooth[1::4, :5] = -np.inf  # ids that are no candidates
+    return smooth.astype(np.float32)
+
+
+def rows_of(value):
+    return np.full(ROWS, value, np.float32)
+
+
+def softmax(x):
+    weights = np.exp(x - x.max(-1, keepdims=True), dtype=np.float64)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 25])
+def test_top_k_keeps_exactly_the_k_largest(logits, k):
+    keep = keep_candidates(logits, rows_of(k), rows_of(1))
+    assert (keep.sum(-1) == k).all()
+    dropped = np.where(keep, -np.inf, logits).max(-1)
+    assert (np.where(keep, logits, np.inf).min(-1) >= dropped).all()
+
+
+def test_of_equal_logits_the_first_survive():
+    keep = keep_candidates(np.zeros((1, 6), np.float32), [4.0], [1.0])
+    assert keep.tolist() == [[True] * 4 + [False] * 2]
+
+
+@pytest.mark.parametrize("p", [0.01, 0.3, 0.8, 0.999])
+def test_top_p_keeps_the_fewest_likeliest_of_at_least_that_mass(logits, p):
+    keep = keep_candidates(logits, rows_of(0), rows_of(p))
+    probabilities = softmax(logits)
+    kept = np.where(keep, probabilities, np.inf)
+    mass = np.where(keep, probabilities, 0).sum(-1)
+    assert (mass >= p - 1e-5).all()
+    assert (mass - kept.min(-1) < p).all()
+    assert (kept.min(-1) >= np.where(keep, -np.inf, probabilities).max(-1)).all()
+
+
+def test_top_p_measures_mass_among_the_survivors_of_top_k():
+    logits = np.log(np.asarray([[0.4, 0.2, 0.2, 0.2]], np.float32))
+    assert keep_candidates(logits, [2.0], [0.6]).sum() == 1
+    assert keep_candidates(logits, [0.0], [0.5]).sum() == 2
+
+
+def test_settings_may_differ_from_row_to_row(logits):
+    k, p = np.arange(ROWS, dtype=np.float32) % 5, np.linspace(0.1, 1, ROWS).astype(np.float32)
+    together = keep_candidates(logits, k, p)
+    alone = [keep_candidates(logits[i : i + 1], k[i : i + 1], p[i : i + 1])[0] for i in range(ROWS)]
+    assert np.array_equal(together, np.stack(alone))
+
+
+def test_neutral_settings_change_nothing(logits):
+    assert np.array_equal(filter_logits(logits, rows_of(1), rows_of(0), rows_of(1)), logits)
+
+
+def test_temperature_divides_before_the_filters(logits):
+    hot = filter_logits(logits, rows_of(4), rows_of(0), rows_of(0.9))
+    keep = keep_candidates(logits / 4, rows_of(0), rows_of(0.9))
+    assert np.allclose(hot, np.where(keep, logits / 4, -np.inf))
+
+
+def test_temperature_zero_takes_the_most_likely(logits):
+    mixed = np.where(np.arange(ROWS) % 2, 0.0, 1.0).astype(np.float32)
+    for temperature in (rows_of(0), mixed):
+        filtered = filter_logits(logits, temperature, rows_of(9), rows_of(0.7))
+        keys = jax.random.split(jax.random.key(0), ROWS)
+        tokens, log_probs = draw(keys, filtered[:, None])
+        greedy = temperature == 0
+        assert np.array_equal(tokens[greedy, 0], logits.argmax(-1)[greedy])
+        assert (log_probs[greedy] == 0).all()
+
+
+def test_draws_follow_the_filtered_distribution():
+    filtered = filter_logits(np.log([[0.5, 0.3, 0.15, 0.05]]), np.ones(1), np.full(1, 3.0), np.ones(1))
+    tokens, log_probs = draw(jax.random.split(jax.random.key(1), 1), np.broadcast_to(filtered, (1, 20_000, 4)))
+    shares = np.bincount(tokens[0], minlength=4) / 20_000
+    expected = np.asarray([0.5, 0.3, 0.15, 0]) / 0.95
+    assert np.allclose(shares, expected, atol=0.015) and shares[3] == 0
+    assert np.allclose(log_probs[0], np.log(expected[tokens[0]]), atol=1e-5)
