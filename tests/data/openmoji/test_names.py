@@ -71,7 +71,7 @@ def test_bases_are_the_same_name_without_the_tones():
 
 def test_sequences_name_existing_pictures_in_order():
     by_key = {entry.key: entry for entry in list_emoji()}
-    hours = "one two three four five six seven eight nine ten eleven twelve".split()
+    hours = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     for sequence in SEQUENCES:
         keys = sequence_keys(sequence)
         assert len(set(keys)) == len(sequence.characters) >= 3
