@@ -64,16 +64,19 @@ def make_train_step(task: Task, optimizer: Optimizer, seed: int) -> TrainStep:
 
         (loss, (metrics, variables)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
         grad_norm = optax.global_norm(grads)
-        new_trained, opt_state = optimizer.update(grads, state.opt_state, trained, state.step)
-        new_state = TrainState(
-            step=state.step,
-            params=merge_params(new_trained, frozen),
-            variables=variables,
-            opt_state=opt_state,
-            ema=optimizer.average(state.ema, new_trained, state.step),
-        )
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        new_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+
+        def update() -> TrainState:
+            new_trained, opt_state = optimizer.update(grads, state.opt_state, trained, state.step)
+            return TrainState(
+                step=state.step,
+                params=merge_params(new_trained, frozen),
+                variables=variables,
+                opt_state=opt_state,
+                ema=optimizer.average(state.ema, new_trained, state.step),
+            )
+
+        new_state = jax.lax.cond(finite, update, lambda: state)
         one = jnp.ones((), jnp.float32)
         metrics = metrics | {
             "loss": (loss.astype(jnp.float32), one),
