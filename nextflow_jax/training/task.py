@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]
 """Metric name -> (sum, weight), both float32 scalars; reported as sum / weight."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """One kind of training: model, loss and batches. Implementations are in nextflow_jax/training/tasks."""
 
