@@ -7,8 +7,8 @@ into its rows, and the next window goes on where it ended:
     window          0          |      1      |   2        each: window_batches * batch_size rows, packed, then shuffled
 
 Nothing else is remembered: the position of a run is the number of its next batch. Planning is a few array operations a
-window and the same on every process, each of which reads only its own rows. A run that starts at batch n draws and
-packs the lengths of all windows before once (see `experiments/` for the speed), without reading a document.
+window and the same on every process, each of which reads only its own rows. A run that starts at batch n plans all
+windows before once, from their lengths alone: about 100,000 short documents a second.
 """
 
 import collections
