@@ -4,7 +4,7 @@ import json
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextflow_jax import text
@@ -44,6 +44,7 @@ def hugging_face_file(tmp_path_factory):
     return path
 
 
+@settings(deadline=None)
 @given(st.text().filter(lambda value: "\u2581" not in value))
 def test_any_text_survives_sentencepiece(trained, value):
     ids = trained.encode(value)
@@ -51,6 +52,7 @@ def test_any_text_survives_sentencepiece(trained, value):
     assert trained.decode(ids) == value
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_survives_a_byte_level_file(hugging_face_file, value):
     tokenizer = text.load_text_tokenizer(hugging_face_file)

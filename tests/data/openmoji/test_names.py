@@ -1,9 +1,12 @@
 """The list of emoji: complete, in every language, each in a group, each base free of skin tones."""
 
 import emoji
+import pytest
 
+from nextflow_jax.data.openmoji import names
 from nextflow_jax.data.openmoji.families import SEQUENCES, colour_families
 from nextflow_jax.data.openmoji.names import LANGUAGES, list_emoji, sequence_keys
+from nextflow_jax.errors import UserError
 
 
 def test_every_fully_qualified_emoji_with_a_drawing_is_listed_once():
@@ -77,11 +80,18 @@ def test_sequences_name_existing_pictures_in_order():
         assert len(set(keys)) == len(sequence.characters) >= 3
         assert {by_key[key].family for key in keys} == {sequence.name}
         if sequence.name == "clock":
-            names = [by_key[key].captions["en"] for key in keys]
-            assert names == [f"{hour}{half}" for hour in hours for half in (" o’clock", "-thirty")]
+            times = [by_key[key].captions["en"] for key in keys]
+            assert times == [f"{hour}{half}" for hour in hours for half in (" o’clock", "-thirty")]
 
 
 def test_colours_need_company_and_exactly_one_colour_word():
-    names = ["red heart", "blue heart", "black cat", "red and blue box", "green box", "man red hair", "woman red hair"]
-    captions = {name: name for name in names}
+    things = ["red heart", "blue heart", "black cat", "red and blue box", "green box", "man red hair", "woman red hair"]
+    captions = {name: name for name in things}
     assert colour_families(captions) == {"red heart": ("heart", "red"), "blue heart": ("heart", "blue")}
+
+
+def test_an_emoji_without_a_group_is_named(monkeypatch):
+    known = names._read_groups()
+    monkeypatch.setattr(names, "_read_groups", lambda: {key: value for key, value in known.items() if key != "😀"})
+    with pytest.raises(UserError, match="😀 .1F600. is newer than groups.txt"):
+        names.list_emoji.__wrapped__()

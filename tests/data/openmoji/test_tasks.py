@@ -1,6 +1,7 @@
 """Documents: every split keeps to its pictures, edits say what they do, frames follow one another."""
 
 import collections
+import itertools
 import json
 import re
 
@@ -77,13 +78,9 @@ def test_pictures_and_captions_in_every_language(undrawn, documents):
         for document in documents[split]["image_to_text"]:
             picture, wish, caption = document.segments
             assert (picture.role, wish.role, caption.role) == ("prompt", "prompt", "response")
-            language = next(code for code in captions_languages(undrawn) if wish.text.endswith(LANGUAGES[code]))
+            language = next(code for code in undrawn.config.languages if wish.text.endswith(LANGUAGES[code]))
             named[picture.key, language] = caption.text
     assert drawn == named == captions
-
-
-def captions_languages(pictures):
-    return pictures.config.languages
 
 
 def test_one_language_needs_no_word_about_it(tiny):
@@ -142,7 +139,7 @@ def test_clocks_run(undrawn, documents):
         )
         if name == "clock":
             times = [60 * HOURS.index(re.split("-| ", text)[0]) + 30 * text.endswith("thirty") for text in captions]
-            steps = {(after - before) % 720 for before, after in zip(times, times[1:], strict=False)}
+            steps = {(after - before) % 720 for before, after in itertools.pairwise(times)}
             assert steps == {30 * int(stride)}
     names = collections.Counter(document.key.split("/")[1] for document in documents["train"]["frames"])
     assert names["clock"] == 48 and names["moon"] == 8
