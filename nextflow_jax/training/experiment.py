@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 from nextflow_jax.bundle import load_bundle
@@ -169,7 +169,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
 """Kind -> experiment; `config.kind` chooses."""
 
 
-def build_experiment(values: Mapping[str, Any]) -> Experiment:
+def build_experiment(values: Any) -> Experiment:
     """The experiment dataclass of a ConfigDict, or of a run's config.json.
 
     Raises:
@@ -180,7 +180,7 @@ def build_experiment(values: Mapping[str, Any]) -> Experiment:
     return from_config_dict(choose("config.kind", values["kind"], EXPERIMENTS), values)
 
 
-def prepare_experiment(values: Mapping[str, Any], num_devices: int) -> Experiment:
+def prepare_experiment(values: Any, num_devices: int) -> Experiment:
     """The complete experiment of a ConfigDict, after its preflight: nothing is left to fail but the data itself.
 
     Args:
