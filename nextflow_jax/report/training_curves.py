@@ -13,17 +13,16 @@ RUNS = {"contrastive": "Teacher: image-text dual encoder", "tokenizer": "Vision 
 """Sub-folder of the run -> heading."""
 
 DRAWINGS: tuple[tuple[str, str, bool], ...] = (
-    (r"loss|loss/total", "total loss", True),
+    (r"loss", "total loss", True),
     (r"loss/(?!total).+", "loss terms", True),
     (r"cross_entropy/(text|vision)", "cross-entropy: text and vision", True),
     (r"cross_entropy/scale_\d+", "cross-entropy of each scale", True),
     (r"accuracy/(text|vision)", "accuracy: text and vision", False),
     (r"accuracy/scale_\d+", "accuracy of each scale", False),
-    (r"accuracy|retrieval.*", "accuracy", False),
+    (r"retrieval/.+", "retrieval@1 within the batch", False),
     (r"psnr", "PSNR of training batches (dB)", False),
-    (r"codebook/(usage|dead.*)|usage.*", "codebook", False),
-    (r"codebook/perplexity.*|perplexity.*", "codebook perplexity", True),
-    (r"learning_rate", "learning rate", False),
+    (r"codebook/usage/.+", "codebook usage", False),
+    (r"codebook/perplexity/.+", "codebook perplexity", True),
 )
 """(metrics by regular expression, title, logarithmic): one drawing each, of the metrics that a run has."""
 
