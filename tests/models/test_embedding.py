@@ -15,7 +15,7 @@ BATCH = random_rows.packed_batch(rows=1)
 def embedded(config, variables, batch):
     names = ("tokens", "vision_ids", "vision_weights", "vision_features", "scale_index", "num_scales")
     embedding = {"params": variables["params"]["embedding"]}
-    return Embedding(config).apply(embedding, *(batch.get(name) for name in names))[0]
+    return jax.jit(Embedding(config).apply)(embedding, *(batch.get(name) for name in names))[0]
 
 
 @pytest.mark.parametrize("connector", ["linear", "mlp"])

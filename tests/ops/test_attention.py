@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from nextflow_jax.errors import UserError
 from nextflow_jax.ops import attention
 from nextflow_jax.ops.attention import chunked, reference
+from nextflow_jax.sequence import flatten, pack_row
+from tests.models import random_rows
 
 
 def random_case(seed, length, keys, heads, groups, size=8, dtype=jnp.float32):
@@ -70,6 +74,37 @@ def test_bfloat16_gradients_of_keys_are_summed_over_blocks_in_float32():
     got = gradient(chunked.attend, *case[:3], block=2)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(got.astype(jnp.float32), exact, rtol=0.01)
+
+
+SEGMENTS = st.one_of(
+    st.integers(1, 5).map(lambda count: lambda rng: random_rows.text(rng, count)),
+    st.tuples(st.sampled_from([random_rows.SQUARE, random_rows.WIDE]), st.booleans()).map(
+        lambda choice: lambda rng: random_rows.image(rng, choice[0], context_block=choice[1])
+    ),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(SEGMENTS, min_size=1, max_size=3), min_size=1, max_size=3), st.integers(0, 2**16))
+def test_packed_documents_attend_by_the_dense_rule(makers, seed):
+    """One sees one's own document up to and including one's own scale: dense, from document numbers and times alone."""
+    rng = np.random.default_rng(seed)
+    documents = [[make(rng) for make in segments] for segments in makers]
+    flat = [flatten(segments, random_rows.VOCABULARY, random_rows.LAYOUT) for segments in documents]
+    row = pack_row(flat, 240, random_rows.VOCABULARY)
+    q, k, v, _, _ = random_case(seed, 240, 240, 2, 1)
+    got = blockwise(q[:1], k[:1], v[:1], jnp.asarray(row.attend_start)[None], jnp.asarray(row.attend_end)[None])[0]
+
+    time = row.positions[:, 0]
+    sees = (row.document[:, None] == row.document) & (time[None] <= time[:, None]) & (row.document[:, None] > 0)
+    sees |= np.eye(240, dtype=bool)
+    scores = np.where(sees, np.einsum("sha,ma->hsm", q[0], k[0, :, 0]) / np.sqrt(8), -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = np.einsum("hsm,ma->sha", weights / weights.sum(-1, keepdims=True), v[0, :, 0])
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+blockwise = jax.jit(functools.partial(chunked.attend, block=50))
 
 
 def largest_intermediate(jaxpr):
