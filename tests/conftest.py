@@ -1,12 +1,13 @@
 """What every test shares: eight simulated devices, run-time shape checks and a compile cache, set before JAX loads."""
 
 import os
-import pathlib
 import tempfile
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Commands that tests call turn the compile cache on themselves; it must not be the user's.
+os.environ["NEXTFLOW_JAX_CACHE"] = f"{tempfile.gettempdir()}/nextflow_jax_test_cache_{os.getuid()}"
 
 import jaxtyping
 
@@ -14,4 +15,4 @@ jaxtyping.install_import_hook("nextflow_jax", "beartype.beartype")
 
 from nextflow_jax import compile_cache  # noqa: E402  (the hook above must come first)
 
-compile_cache.enable(pathlib.Path(tempfile.gettempdir()) / f"nextflow_jax_test_cache_{os.getuid()}")
+compile_cache.enable()

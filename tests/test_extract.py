@@ -1,0 +1,89 @@
+"""The extract command on the tiny OpenMoji subset with a tiny tokenizer bundle."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nextflow_jax import extract
+from nextflow_jax.bundle import save_bundle
+from nextflow_jax.data.shards import open_shards
+from nextflow_jax.errors import UserError
+from tests import tiny_models
+
+EXPERIMENT = """
+from nextflow_jax.config import to_config_dict
+from nextflow_jax.training.experiment import EXPERIMENTS
+
+
+def get_config(variant):
+    config = to_config_dict(EXPERIMENTS[variant]())
+    config.pictures.update(subset="tiny", size=(12, 12), root={root!r})
+    if variant == "decoder":
+        config.extraction.update(draws=2, batch_size=4)
+        config.extraction.text.vocab_size = 400
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("extract")
+    (folder / "experiment.py").write_text(EXPERIMENT.format(root=str(folder / "openmoji")))
+    save_bundle(folder / "bundle", vision_tokenizer=tiny_models.codec(), origin={})
+    return folder
+
+
+def arguments(folder, *more, variant="decoder", tokenizer="bundle", out="shards"):
+    files = ["--config", f"{folder / 'experiment.py'}:{variant}", "--tokenizer", str(folder / tokenizer)]
+    return [*files, "--out", str(folder / out), *more]
+
+
+def test_writes_shards_of_every_split_and_leaves_finished_ones(folder, capsys):
+    extract.main(arguments(folder))
+    printed = capsys.readouterr()
+    assert "finished" in printed.out and "images/s" in printed.out and "bytes a token" in printed.out
+    assert "of 2" in printed.err or "records" in printed.err
+    manifest = open_shards(folder / "shards", verify="full").manifest
+    assert [split.name for split in manifest.splits] == ["train", "validation", "heldout"]
+    assert manifest.split("train").records == 2 * manifest.split("train").documents > 100
+    extract.main(arguments(folder))
+    printed = capsys.readouterr()
+    assert "was finished already" in printed.out and "images/s" not in printed.out
+
+
+def test_other_settings_for_the_same_folder_are_refused(folder):
+    extract.main(arguments(folder))
+    with pytest.raises(UserError, match="config.draws was 2, is 1"):
+        extract.main(arguments(folder, "--config.extraction.draws=1"))
+
+
+def test_another_kind_of_experiment_is_refused(folder):
+    with pytest.raises(
+        UserError, match="config.kind = 'contrastive': only a decoder experiment.*experiment.py:decoder"
+    ):
+        extract.main(arguments(folder, variant="contrastive"))
+
+
+def test_a_size_that_the_tokenizer_does_not_know_is_refused(folder):
+    with pytest.raises(UserError, match="16x16 is not supported; this model knows 12x12, 8x16"):
+        extract.main(arguments(folder, "--config.pictures.size=(16, 16)"))
+
+
+def test_a_broken_rule_is_named_in_full(folder):
+    with pytest.raises(UserError, match="config.extraction.draws = 0: must be positive"):
+        extract.main(arguments(folder, "--config.extraction.draws=0"))
+
+
+def test_a_missing_tokenizer_is_one_line_and_status_1(folder):
+    command = [sys.executable, "-m", "nextflow_jax.extract", *arguments(folder, tokenizer="nowhere", out="other")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and not result.stdout
+    assert result.stderr.startswith("error: --tokenizer") and result.stderr.count("\n") == 1
+    assert not (folder / "other").exists()
+
+
+def test_a_folder_without_checkpoints_is_no_tokenizer(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match="no checkpoint"):
+        extract.main(arguments(folder, tokenizer="empty"))
