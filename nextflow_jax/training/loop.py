@@ -1,9 +1,9 @@
 """The training loop: build, restore, step, log, save. What is trained is the Task's matter, never the loop's."""
 
+import io
 import pathlib
 import signal
 from collections.abc import Sequence
-from typing import TextIO
 
 import jax
 
@@ -27,7 +27,7 @@ def train(
     task: Task,
     workdir: pathlib.Path,
     devices: Sequence[jax.Device] | None = None,
-    stream: TextIO | None = None,
+    stream: io.TextIOBase | None = None,
 ) -> TrainState:
     """Trains to `experiment.train.steps`, continuing from the newest checkpoint in `workdir` if there is one.
 

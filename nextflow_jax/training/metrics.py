@@ -51,7 +51,7 @@ class MetricsFiles:
         if tensorboard:
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
-    def write(self, record: Mapping[str, float]) -> None:
+    def write(self, record: Mapping[str, float | int]) -> None:
         """Writes one record with at least "step"; values that are not finite become null."""
         clean = {name: value if math.isfinite(value) else None for name, value in record.items()}
         self._file.write(json.dumps(clean) + "\n")

@@ -1,9 +1,9 @@
 """What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
 
+import io
 import sys
 import time
 from collections.abc import Mapping
-from typing import TextIO
 
 import jax
 import tqdm
@@ -12,7 +12,7 @@ import tqdm
 class Progress:
     """Shows the steps of a run on `stream` (stderr by default); silent on all processes but the first."""
 
-    def __init__(self, name: str, start: int, steps: int, stream: TextIO | None = None) -> None:
+    def __init__(self, name: str, start: int, steps: int, stream: io.TextIOBase | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._name, self._steps = name, steps
         self._shown = start
@@ -30,7 +30,7 @@ class Progress:
             self._bar.update(step - self._shown)
         self._shown = step
 
-    def report(self, step: int, record: Mapping[str, float]) -> None:
+    def report(self, step: int, record: Mapping[str, float | int]) -> None:
         """Shows a log record: beside the bar, or as a line."""
         if self._silent:
             return

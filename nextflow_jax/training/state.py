@@ -20,7 +20,7 @@ from nextflow_jax.training.task import Task
 class TrainState:
     """All that training carries from step to step."""
 
-    step: jax.Array
+    step: Any
     """int32 scalar: steps done."""
     params: Any
     """The "params" collection, frozen parameters included."""

@@ -63,7 +63,7 @@ def make_train_step(task: Task, optimizer: Optimizer, seed: int) -> TrainStep:
             return task.loss(merge_params(trained, frozen), state.variables, constants, batch, key, state.step)
 
         (loss, (metrics, variables)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         def update() -> TrainState:

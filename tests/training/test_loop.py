@@ -1,0 +1,180 @@
+"""Runs: resumed equals uninterrupted bit for bit; signals, losses that are not finite, changed configurations."""
+
+import dataclasses
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from nextflow_jax.config import to_plain_dict
+from nextflow_jax.errors import UserError
+from nextflow_jax.training.checkpoint import checkpoint_steps, restore_variables
+from nextflow_jax.training.loop import train
+from nextflow_jax.training.metrics import read_metrics
+from tests.training.toy import ToyTask, toy_experiment
+
+TIMINGS = ("time", "tokens_per_s", "examples_per_s", "step_ms", "data_wait", "mfu")
+ONE = jax.devices()[:1]
+
+
+def values(workdir):
+    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in read_metrics(workdir)]
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+class Stopping(ToyTask):
+    """Sends this process a signal while it makes a batch."""
+
+    number = signal.SIGTERM
+
+    def batches(self, start, part, num_parts):
+        for index, batch in enumerate(super().batches(start, part, num_parts)):
+            if index == 5:
+                os.kill(os.getpid(), self.number)
+                time.sleep(0.05)
+            yield batch
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    settings = toy_experiment(steps=24, tensorboard=True, peak_flops=1e12)
+    stream = io.StringIO()
+    state = train(settings, ToyTask(), workdir, ONE, stream)
+    return workdir, jax.device_get(state), stream.getvalue()
+
+
+def test_a_run_leaves_its_artifacts(uninterrupted):
+    workdir, _, said = uninterrupted
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "sharding.txt", "artifact.txt"}
+    records = read_metrics(workdir)
+    assert [record["step"] for record in records] == [4, 8, 12, 16, 20, 24]
+    assert set(TIMINGS) | {"loss", "squares", "grad_norm", "learning_rate"} <= records[0].keys()
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert "58 parameters" in said and "compiled in" in said and "done: step 24 of 24 saved" in said
+
+
+def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
+    settings, stream = toy_experiment(steps=24), io.StringIO()
+    train(settings, Stopping(seconds=0.01), tmp_path, ONE, stream)
+    (stopped,) = checkpoint_steps(tmp_path)
+    assert 0 < stopped < 24
+    assert f"stopped by SIGTERM after step {stopped}; saved" in stream.getvalue()
+    state = train(settings, ToyTask(), tmp_path, ONE, io.StringIO())
+    assert_same(jax.device_get(state), uninterrupted[1])
+    assert values(tmp_path) == values(uninterrupted[0])
+
+
+def test_ctrl_c_saves_and_interrupts(tmp_path):
+    class Interrupted(Stopping):
+        number = signal.SIGINT
+
+    with pytest.raises(KeyboardInterrupt):
+        train(toy_experiment(steps=24), Interrupted(seconds=0.01), tmp_path, ONE, io.StringIO())
+    assert checkpoint_steps(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
+    settings = toy_experiment(steps=12, checkpoint_every=4)
+    with pytest.raises(UserError, match=r"not finite at step 7 \(1 in a row\)"):
+        train(settings, ToyTask(poison=6), tmp_path, ONE, io.StringIO())
+    assert checkpoint_steps(tmp_path) == [4]
+    tolerant = dataclasses.replace(settings, train=dataclasses.replace(settings.train, max_bad_steps=1))
+    state = train(tolerant, ToyTask(poison=6), tmp_path, ONE, io.StringIO())
+    assert int(state.step) == 12 and np.isfinite(restore_variables(tmp_path).params["first"]["kernel"]).all()
+
+
+@pytest.fixture
+def finished(uninterrupted):
+    return uninterrupted[0]
+
+
+def test_longer_runs_continue(uninterrupted, tmp_path):
+    settings = toy_experiment(steps=4)
+    train(settings, ToyTask(), tmp_path, ONE, io.StringIO())
+    state = train(toy_experiment(steps=6), ToyTask(), tmp_path, ONE, io.StringIO())
+    assert int(state.step) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "task", "message"),
+    [
+        ({"seed": 1}, ToyTask(), "config.seed was 0 and is 1"),
+        ({}, ToyTask(fingerprint="other"), "fingerprint.data was 'toy' and is 'other'"),
+    ],
+)
+def test_resuming_refuses_what_changes_the_meaning(finished, change, task, message):
+    settings = dataclasses.replace(toy_experiment(steps=30), **change)
+    with pytest.raises(UserError, match=message):
+        train(settings, task, finished, ONE, io.StringIO())
+
+
+def test_errors_of_the_data_end_the_run(tmp_path):
+    class Broken(ToyTask):
+        def batches(self, start, part, num_parts):
+            yield next(super().batches(start, part, num_parts))
+            raise UserError("the shard is damaged")
+
+    with pytest.raises(UserError, match="the shard is damaged"):
+        train(toy_experiment(steps=4), Broken(), tmp_path, ONE, io.StringIO())
+
+
+def test_batches_are_checked_against_the_spec(tmp_path):
+    class Misshaped(ToyTask):
+        def batches(self, start, part, num_parts):
+            for batch in super().batches(start, part, num_parts):
+                yield {**batch, "y": batch["y"].astype(np.float64)}
+
+    with pytest.raises(ValueError, match="batch 'y' is float64"):
+        train(toy_experiment(steps=4), Misshaped(), tmp_path, ONE, io.StringIO())
+
+
+def start_program(workdir, seconds):
+    root = pathlib.Path(__file__).parents[2]
+    flags = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = {**flags, "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(root / "tests/training/toy.py"), str(workdir), "24", str(seconds)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(workdir):
+    deadline = time.time() + 60
+    while not checkpoint_steps(workdir) and time.time() < deadline:
+        time.sleep(0.02)
+
+
+def test_killed_in_the_middle_and_run_again_equals_uninterrupted(uninterrupted, tmp_path):
+    killed = start_program(tmp_path, 0.1)
+    wait_for_checkpoint(tmp_path)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL and checkpoint_steps(tmp_path)[-1] < 24
+    terminated = start_program(tmp_path, 0.1)
+    for line in terminated.stderr:
+        if "step " in line and "left" in line:
+            terminated.send_signal(signal.SIGTERM)
+            break
+    said = terminated.communicate()[1]
+    assert terminated.returncode == 0 and "stopped by SIGTERM" in said
+    assert checkpoint_steps(tmp_path)[-1] < 24
+    finished = start_program(tmp_path, 0)
+    assert "done: step 24 of 24 saved" in finished.communicate()[1]
+    restored, expected = restore_variables(tmp_path), restore_variables(uninterrupted[0])
+    assert_same((restored.params, restored.variables), (expected.params, expected.variables))
+    assert values(tmp_path) == values(uninterrupted[0])
+
+
+def test_saved_config_is_the_resolved_one(finished):
+    assert restore_variables(finished).config == to_plain_dict(toy_experiment(steps=24, tensorboard=True, peak_flops=1e12))

@@ -1,0 +1,108 @@
+"""AdamW against optax's own, schedules at their corners, decay mask, freezing, moving average."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nextflow_jax.errors import UserError
+from nextflow_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer, merge_params
+
+CONFIG = OptimizerConfig(learning_rate=0.1, warmup_steps=4, weight_decay=0.1, clip_norm=0.0)
+
+
+def make_params():
+    key = jax.random.key(0)
+    return {
+        "dense": {"kernel": jax.random.normal(key, (3, 4)), "bias": jnp.ones(4)},
+        "norm": {"scale": jnp.ones(4)},
+        "embedding": {"codes": jnp.ones((2, 3)), "connector": {"kernel": jnp.ones((3, 3))}},
+    }
+
+
+def rate(config, step, steps=20):
+    return float(learning_rate(config, steps, step))
+
+
+def test_cosine_warms_up_and_ends_at_its_share():
+    config = dataclasses.replace(CONFIG, final_share=0.2)
+    assert rate(config, 0) == pytest.approx(0.025)
+    assert rate(config, 4) == pytest.approx(0.1)
+    assert rate(config, 12) == pytest.approx(0.06)
+    assert rate(config, 20) == pytest.approx(0.02)
+
+
+def test_constant_decays_over_the_last_steps():
+    config = dataclasses.replace(CONFIG, schedule="constant", decay_steps=5)
+    assert rate(config, 10) == rate(config, 15) == pytest.approx(0.1)
+    assert rate(config, 19) == pytest.approx(0.02)
+    assert rate(dataclasses.replace(config, decay_steps=0), 19) == pytest.approx(0.1)
+
+
+def test_updates_equal_optax_adamw():
+    params = make_params()
+    config = dataclasses.replace(CONFIG, clip_norm=1.0)
+    ours = make_optimizer(config, 20, params)
+    mask = {
+        "dense": {"kernel": True, "bias": False},
+        "norm": {"scale": False},
+        "embedding": {"codes": False, "connector": {"kernel": True}},
+    }
+    theirs = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(lambda s: learning_rate(config, 20, s), 0.9, 0.95, 1e-8, weight_decay=0.1, mask=mask),
+    )
+
+    @jax.jit
+    def advance(step, params, state, their_params, their_state):
+        grads = jax.tree.map(lambda x: jnp.sin(x * 3 + step), params)
+        params, state = ours.update(grads, state, params, step)
+        updates, their_state = theirs.update(grads, their_state, their_params)
+        return params, state, optax.apply_updates(their_params, updates), their_state
+
+    state, their_params, their_state = ours.transform.init(params), params, theirs.init(params)
+    for step in range(3):
+        params, state, their_params, their_state = advance(jnp.asarray(step), params, state, their_params, their_state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, their_params)
+
+
+def test_frozen_parameters_have_no_optimizer_state():
+    params = make_params()
+    optimizer = make_optimizer(dataclasses.replace(CONFIG, freeze=("^embedding/",)), 20, params)
+    trained, frozen = optimizer.split(params)
+    assert set(trained) == {"dense", "norm"} and set(frozen) == {"embedding"}
+    assert len(jax.tree.leaves(optimizer.transform.init(trained))) == 1 + 2 * 3
+    merged = merge_params(trained, frozen)
+    assert jax.tree.structure(merged) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize(("freeze", "message"), [(("embeding/",), "matches no parameter"), (("",), "every parameter")])
+def test_freezing_is_strict(freeze, message):
+    with pytest.raises(UserError, match=message):
+        make_optimizer(dataclasses.replace(CONFIG, freeze=freeze), 20, make_params())
+
+
+def test_moving_average_forgets_the_start_then_is_slow():
+    params = {"w": jnp.ones(())}
+    optimizer = make_optimizer(dataclasses.replace(CONFIG, ema_decay=0.5), 20, params)
+    zero = {"w": jnp.zeros(())}
+    assert float(optimizer.average(zero, params, jnp.asarray(0))["w"]) == pytest.approx(0.9)
+    assert float(optimizer.average(zero, params, jnp.asarray(1000))["w"]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("schedule", "cosin"),
+        ("learning_rate", 0.0),
+        ("beta2", 1.0),
+        ("warmup_steps", -1),
+        ("freeze", ("(",)),
+    ],
+)
+def test_faults(field, value):
+    faults = list(dataclasses.replace(CONFIG, **{field: value}).faults())
+    assert [fault.field for fault in faults] == [field]
