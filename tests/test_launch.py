@@ -1,11 +1,11 @@
 import configparser
+import importlib
 import json
 import os
 import pathlib
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -29,12 +29,15 @@ def test_scripts_are_sound_and_stop_at_the_first_failure(script):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself_and_is_in_the_readme(name):
-    helped = run(sys.executable, "-m", f"nextflow_jax.{name}", "--help")
-    assert helped.returncode == 0 and "example:" in helped.stdout
+def test_every_command_explains_itself_and_is_in_the_readme(name, capsys):
+    command = importlib.import_module(f"nextflow_jax.{name}")
+    with pytest.raises(SystemExit) as helped:
+        command.main(["--help"])
+    assert helped.value.code == 0 and "example:" in capsys.readouterr().out
     assert f"python -m nextflow_jax.{name}" in (ROOT / "README.md").read_text()
-    refused = run(sys.executable, "-m", f"nextflow_jax.{name}", "--no-such-flag")
-    assert refused.returncode == 2 and "usage:" in refused.stderr
+    with pytest.raises(SystemExit) as refused:
+        command.main(["--no-such-flag"])
+    assert refused.value.code == 2 and "usage:" in capsys.readouterr().err
 
 
 def test_readme_and_workspace_name_only_what_exists():
