@@ -9,8 +9,10 @@ import pytest
 
 from nextflow_jax.data.documents import TASKS, Image, Text
 from nextflow_jax.data.openmoji.__main__ import main
-from nextflow_jax.data.openmoji.names import LANGUAGES
+from nextflow_jax.data.openmoji.families import SEQUENCES
+from nextflow_jax.data.openmoji.names import LANGUAGES, sequence_keys
 from nextflow_jax.data.openmoji.tasks import edit_pairs, make_documents
+from nextflow_jax.data.pictures import PictureInfo, PicturesConfig, PictureSet
 from nextflow_jax.errors import UserError
 
 HOURS = ["twelve", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
@@ -121,17 +123,24 @@ def test_skin_tone_edits_of_one_base_are_complete(undrawn):
             assert made[base] == count * (count - 1)
 
 
-def test_pictures_that_look_the_same_are_no_edit(tiny):
-    same = {}
-    for pair in edit_pairs(tiny, "train"):
-        same[pair.before_key, pair.after_key] = tiny.info(pair.before_key).pixels == tiny.info(pair.after_key).pixels
-    assert same and not any(same.values())
+def test_pictures_that_look_the_same_are_no_edit():
+    looks = {"artist": ("1", {}), "man": ("1", {"gender": "male"}), "woman": ("2", {"gender": "female"})}
+    infos = [
+        PictureInfo(key, "train", {"en": key}, "group", "subgroup", key, "artist", attributes, pixels)
+        for key, (pixels, attributes) in looks.items()
+    ]
+    pictures = PictureSet(PicturesConfig(), infos, lambda position: pytest.fail("looked at"), {})
+    found = {(pair.before_key, pair.after_key) for pair in edit_pairs(pictures, "train")}
+    assert found == {("artist", "woman"), ("man", "woman"), ("woman", "artist"), ("woman", "man")}
 
 
-def test_clocks_run(undrawn, documents):
+def test_frames_follow_one_another(undrawn, documents):
     for document in documents["train"]["frames"]:
-        _, name, stride, _ = document.key.split("/")
+        _, name, stride, start = document.key.split("/")
         pictures = document.image_keys()
+        sequence = next(sequence for sequence in SEQUENCES if sequence.name == name)
+        ordered = sequence_keys(sequence) * (2 if sequence.cyclic else 1)
+        assert pictures == ordered[int(start) :: int(stride)][: len(pictures)]
         captions = [segment.text for segment in document.segments if isinstance(segment, Text)]
         assert captions == [undrawn.info(key).captions["en"] for key in pictures]
         assert [segment.role for segment in document.segments] == ["prompt"] * 2 + ["response"] * 2 * (
@@ -152,6 +161,7 @@ def test_edit_conversations_are_chains_of_single_edits(undrawn, documents):
     assert any(len(document.image_keys()) == 3 for document in chains)
     for document in chains:
         first, *pictures = document.image_keys()
+        assert len({first, *pictures}) == len(document.image_keys())
         caption, *instructions = texts(document, "prompt")
         assert caption == undrawn.info(first).captions["en"]
         for instruction, picture in zip(instructions, pictures, strict=True):
