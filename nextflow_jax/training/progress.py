@@ -2,7 +2,6 @@
 
 import io
 import sys
-import time
 from collections.abc import Mapping
 
 import jax
@@ -18,7 +17,6 @@ class Progress:
         self._shown = start
         self._silent = jax.process_index() != 0
         self._bar = None
-        self._begin, self._begin_step = time.perf_counter(), start
         if not self._silent and self._stream.isatty():
             self._bar = tqdm.tqdm(
                 total=steps, initial=start, desc=name, unit="step", file=self._stream, dynamic_ncols=True
@@ -41,8 +39,8 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(parts))
             return
-        seconds = (time.perf_counter() - self._begin) / max(1, step - self._begin_step) * (self._steps - step)
-        self.say(f"step {step}/{self._steps}: {', '.join(parts)}, {_duration(seconds)} left")
+        left = _duration((self._steps - step) * record["step_ms"] / 1000)
+        self.say(f"step {step}/{self._steps}: {', '.join(parts)}, {left} left")
 
     def say(self, message: str) -> None:
         """Prints one line, above the bar if there is one."""

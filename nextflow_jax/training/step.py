@@ -51,7 +51,8 @@ class CompiledStep:
 def make_train_step(task: Task, optimizer: Optimizer, seed: int) -> TrainStep:
     """The training step as a pure function.
 
-    A step whose loss or gradient is not finite changes nothing but the step count, and its metrics weigh nothing except
+    The task's own "loss" pair, which may weigh steps by their tokens, goes before the plain mean over steps. A step
+    whose loss or gradient is not finite changes nothing but the step count, and its metrics weigh nothing except
     "bad_steps": so no checkpoint ever holds a poisoned state.
     """
 
@@ -78,11 +79,12 @@ def make_train_step(task: Task, optimizer: Optimizer, seed: int) -> TrainStep:
 
         new_state = jax.lax.cond(finite, update, lambda: state)
         one = jnp.ones((), jnp.float32)
-        metrics = metrics | {
-            "loss": (loss.astype(jnp.float32), one),
-            "grad_norm": (grad_norm.astype(jnp.float32), one),
+        general = {
+            "loss": (loss, one),
+            "grad_norm": (grad_norm, one),
             "learning_rate": (learning_rate(optimizer.config, optimizer.steps, state.step), one),
         }
+        metrics = {**general, **metrics}
         metrics = jax.tree.map(lambda value: jnp.where(finite, value.astype(jnp.float32), 0), metrics)
         metrics["bad_steps"] = (1 - finite.astype(jnp.float32), one)
         return new_state.replace(step=state.step + 1), metrics

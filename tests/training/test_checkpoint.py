@@ -91,7 +91,8 @@ def test_missing_and_unexpected_arrays_are_named(saved, optimizer, message):
 def test_mis_shaped_array_is_named(saved):
     abstract = layout_on(MeshConfig(), jax.devices()[:1]).abstract
     params = dict(abstract.params, first=dict(abstract.params["first"], bias=jax.ShapeDtypeStruct((9,), np.float32)))
-    with open_checkpoints(saved[0]) as checkpoints, pytest.raises(UserError, match=r"params/first/bias is float32\(8,\)"):
+    message = r"params/first/bias is float32\(8,\) in the checkpoint and float32\(9,\) here"
+    with open_checkpoints(saved[0]) as checkpoints, pytest.raises(UserError, match=message):
         checkpoints.restore(3, abstract.replace(params=params))
 
 

@@ -177,4 +177,5 @@ def test_killed_in_the_middle_and_run_again_equals_uninterrupted(uninterrupted, 
 
 
 def test_saved_config_is_the_resolved_one(finished):
-    assert restore_variables(finished).config == to_plain_dict(toy_experiment(steps=24, tensorboard=True, peak_flops=1e12))
+    expected = toy_experiment(steps=24, tensorboard=True, peak_flops=1e12)
+    assert restore_variables(finished).config == to_plain_dict(expected)

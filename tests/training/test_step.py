@@ -19,7 +19,10 @@ def build(task, mesh_config, devices, optimizer):
     return layout, compile_step(task, layout, seed=0)
 
 
-def run(task, mesh_config, devices, steps, optimizer=toy_experiment().optimizer):
+OPTIMIZER = toy_experiment().optimizer
+
+
+def run(task, mesh_config, devices, steps, optimizer=OPTIMIZER):
     layout, compiled = build(task, mesh_config, devices, optimizer)
     rows = sharding.batch_sharding(layout.mesh, layout.rules)
     constants = jax.device_put(task.constants(), sharding.replicated(layout.mesh))
@@ -69,6 +72,6 @@ def test_frozen_parameters_stay_and_the_rest_moves():
 
 
 def test_compiled_step_reports_memory_and_flops():
-    _, compiled = build(ToyTask(), MeshConfig(), jax.devices()[:1], toy_experiment().optimizer)
+    _, compiled = build(ToyTask(), MeshConfig(), jax.devices()[:1], OPTIMIZER)
     assert compiled.flops > 0
     assert compiled.memory["aliased"] > 0
