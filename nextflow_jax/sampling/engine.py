@@ -12,7 +12,7 @@ from nextflow_jax import sequence
 from nextflow_jax.bundle import Bundle
 from nextflow_jax.models.decoder import DecoderInputs
 from nextflow_jax.sampling.guidance import needs_guidance
-from nextflow_jax.sampling.phases import END, OPEN_IMAGE, Draws, Phases, TextLimits, Weights
+from nextflow_jax.sampling.phases import END, OPEN_IMAGE, Draws, TextLimits, Weights, make_phases
 from nextflow_jax.sampling.prompts import Prompt
 from nextflow_jax.sampling.settings import per_scale
 from nextflow_jax.sampling.steps import Rows, ScaleFeatures
@@ -87,7 +87,7 @@ class Engine:
         if part.sequence.inputs == "accumulated":
             features = ScaleFeatures(bundle.codec.codebook, bundle.codec.refinement)
         self._weights = jax.device_put(Weights(part.variables, features))
-        self._phases = Phases(part.config, part.sequence)
+        self._phases = make_phases(part.config, part.sequence)
         self._vocabulary = part.config.vocabulary
 
     def run(self, prompts: Sequence[Prompt]) -> list[Answer]:

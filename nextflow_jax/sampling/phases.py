@@ -225,6 +225,12 @@ class Phases:
         return draw(_keys_at(draws.key, rows.length[: len(logits)]), filter_logits(logits, *settings))
 
 
+@functools.cache
+def make_phases(config: DecoderConfig, sequence: SequenceConfig) -> Phases:
+    """The phases of a configuration; samplers with other weights of the same one share the compiled programs."""
+    return Phases(config, sequence)
+
+
 @functools.partial(jax.vmap, in_axes=(0, 0))
 def _keys_at(key: Key[Array, ""], length: Int[Array, ""]) -> Key[Array, ""]:
     """A request's key at a length: no two draws of a row happen at the same one."""

@@ -9,7 +9,8 @@ from nextflow_jax import sequence
 from nextflow_jax.models.decoder import Decoder, DecoderInputs
 from nextflow_jax.sequence import ImageSegment, TextSegment
 
-LENGTH = 128
+LENGTH, DOCUMENTS = 128, 5
+"""All calls are padded to these: one compiled program."""
 
 
 @functools.cache
@@ -25,16 +26,16 @@ def layout(bundle, segments):
 
 
 def logits(bundle, documents):
-    """Teacher-forced logits of every position of every document, [documents, LENGTH, V]; one compiled program."""
+    """Teacher-forced logits of every position of every document, [documents, LENGTH, V]."""
     vocabulary = bundle.decoder.config.vocabulary
     rows = []
-    for segments in documents:
+    for segments in [*documents, *documents[:1] * (DOCUMENTS - len(documents))]:
         row = sequence.pack_row([layout(bundle, segments)], LENGTH, vocabulary).arrays()
         if bundle.decoder.sequence.inputs == "accumulated":
             row.setdefault("vision_features", np.zeros((LENGTH, bundle.decoder.config.code_dim), np.float32))
         rows.append(row)
     inputs = DecoderInputs.of({name: np.stack([row[name] for row in rows]) for name in rows[0]})
-    return np.asarray(_forward(bundle.decoder.config)(bundle.decoder.variables, inputs))
+    return np.asarray(_forward(bundle.decoder.config)(bundle.decoder.variables, inputs))[: len(documents)]
 
 
 def text(bundle, words, condition=True):

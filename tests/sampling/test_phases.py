@@ -16,7 +16,7 @@ from tests import tiny_models
 from tests.sampling import plain
 
 SQUARE, WIDE = tiny_models.FAMILY.sizes
-AFTER = "sun and moon"
+AFTER = "moon"
 
 
 class Teacher(Phases):
