@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from nextflow_jax.models.decoder_config import DecoderConfig
@@ -33,17 +33,14 @@ class KVCache(NamedTuple):
 
     def write(self, layer: Int[Array, ""], keys: Float[Array, "B S G A"], values: Float[Array, "B S G A"]) -> "KVCache":
         """Stores S new positions of one layer at each row's `length`, without moving `length`."""
-        rows = jnp.arange(keys.shape[0])[:, None]
-        slots = self.length[:, None] + jnp.arange(keys.shape[1])
-        return self._replace(
-            keys=self.keys.at[layer, rows, slots].set(keys.astype(self.keys.dtype), mode="drop"),
-            values=self.values.at[layer, rows, slots].set(values.astype(self.values.dtype), mode="drop"),
-        )
+        slots_BS = self.length[:, None] + jnp.arange(keys.shape[1], dtype=self.length.dtype)
+        where_BS2 = jnp.stack([jnp.broadcast_to(layer.astype(slots_BS.dtype), slots_BS.shape), slots_BS], axis=-1)
+        return self._replace(keys=_put(self.keys, where_BS2, keys), values=_put(self.values, where_BS2, values))
 
     def read(self, layer: Int[Array, ""]) -> tuple[Float[Array, "B M G A"], Float[Array, "B M G A"]]:
         """All slots of one layer."""
-        keys = jax.lax.dynamic_index_in_dim(self.keys, layer, keepdims=False)
-        values = jax.lax.dynamic_index_in_dim(self.values, layer, keepdims=False)
+        keys = lax.dynamic_index_in_dim(self.keys, layer, keepdims=False)
+        values = lax.dynamic_index_in_dim(self.values, layer, keepdims=False)
         return keys, values
 
 
@@ -55,4 +52,29 @@ def make_cache(config: DecoderConfig, rows: int, slots: int) -> KVCache:
         keys=constrain(jnp.zeros(shape, config.compute_dtype), *axes),
         values=constrain(jnp.zeros(shape, config.compute_dtype), *axes),
         length=jnp.zeros(rows, jnp.int32),
+    )
+
+
+def _put(
+    store: Float[Array, "L B M G A"], where: Int[Array, "B S 2"], new: Float[Array, "B S G A"]
+) -> Float[Array, "L B M G A"]:
+    """`store[layer, b, slot] = new[b, s]` at every (layer, slot) = where[b, s]; those out of range are dropped.
+
+    Rows are declared a batch dimension of the scatter, which `store.at[...]` cannot say: with rows on different devices
+    nothing is communicated.
+    """
+    dimensions = lax.ScatterDimensionNumbers(
+        update_window_dims=(2, 3),
+        inserted_window_dims=(0, 2),
+        scatter_dims_to_operand_dims=(0, 2),
+        operand_batching_dims=(1,),
+        scatter_indices_batching_dims=(0,),
+    )
+    return lax.scatter(
+        store,
+        where,
+        new.astype(store.dtype),
+        dimensions,
+        unique_indices=True,
+        mode=lax.GatherScatterMode.FILL_OR_DROP,
     )

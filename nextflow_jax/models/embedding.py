@@ -54,12 +54,12 @@ class Embedding(nn.Module):
         dtype = self.config.compute_dtype
         is_vision = (scale_index > 0)[..., None]
         if vision_features is None:
-            codes = jnp.take(self.codes.astype(dtype), vision_ids, axis=0)
+            codes = _look_up(self.codes.astype(dtype), "codes", vision_ids)
             vision_features = jnp.einsum("BSTC,BST->BSC", codes, vision_weights.astype(dtype))
         vision = self.connector(vision_features.astype(dtype))
         if self.config.scale_embeddings:
-            vision = vision + jnp.take(self.scales.astype(dtype), jnp.maximum(scale_index - 1, 0), axis=0)
-        x = jnp.where(is_vision, vision, jnp.take(self.tokens.astype(dtype), tokens, axis=0))
+            vision = vision + _look_up(self.scales.astype(dtype), "scales", jnp.maximum(scale_index - 1, 0))
+        x = jnp.where(is_vision, vision, _look_up(self.tokens.astype(dtype), "vocab", tokens))
         if self.config.scale_count_encoding:
             encoding = sinusoidal(num_scales, self.config.width) * self.scale_count_gain.astype(jnp.float32)
             x = x + jnp.where((num_scales > 0)[..., None], encoding, 0.0).astype(dtype)
@@ -87,6 +87,13 @@ class Connector(nn.Module):
         if self.config.connector == "mlp":
             features = nn.gelu(self.hidden(features))
         return self.out(features)
+
+
+def _look_up(
+    table: Float[Array, "entries width"], entries_axis: str, ids: Int[Array, "*rows"]
+) -> Float[Array, "*rows width"]:
+    """Entries of a table. Their width is made whole first: split, the looked-up rows would all be exchanged."""
+    return jnp.take(constrain(table, entries_axis, None), ids, axis=0)
 
 
 def sinusoidal(values: Int[Array, "B S"], width: int) -> Float[Array, "B S D"]:

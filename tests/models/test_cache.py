@@ -1,7 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nextflow_jax.models.cache import make_cache
+from nextflow_jax.sharding import MeshConfig, batch_sharding, logical_context, make_mesh, make_rules
 from tests.models import random_rows
 
 
@@ -30,3 +32,18 @@ def test_positions_past_the_capacity_are_dropped():
 def test_the_cache_has_the_compute_dtype():
     cache = make_cache(random_rows.tiny_config(dtype="bfloat16"), rows=1, slots=2)
     assert cache.keys.dtype == cache.values.dtype == jnp.bfloat16
+
+
+def test_rows_on_different_devices_write_without_communication():
+    mesh, rules = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), make_rules()
+    rows = batch_sharding(mesh, rules)
+    new = jax.ShapeDtypeStruct((4, 2, 2, 8), jnp.float32, sharding=rows)
+    length = jax.ShapeDtypeStruct((4,), jnp.int32, sharding=rows)
+
+    def write(length, new):
+        return make_cache(random_rows.tiny_config(), rows=4, slots=6).rewind(length).write(jnp.int32(1), new, new)
+
+    with logical_context(mesh, rules):
+        program = jax.jit(write).lower(length, new).compile().as_text()
+    assert "scatter" in program
+    assert not any(collective in program for collective in ("all-gather", "all-reduce", "all-to-all"))
