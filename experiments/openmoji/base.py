@@ -112,14 +112,14 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
     config.train.update(steps=20, batch_size=8, log_every=5, checkpoint_every=10)
     config.optimizer.warmup_steps = 5
     if config.kind == "contrastive":
-        config.text.vocab_size = 500
+        config.text.vocab_size = 1000
         config.model.text.layers = 1
     if config.kind == "tokenizer":
         config.model.quantizer.codes = 64
         config.model.pixel.update(encoder_base=32, decoder_base=32, encoder_blocks=1, decoder_blocks=1)
     if config.kind == "decoder":
         config.extraction.draws = 1
-        config.extraction.text.vocab_size = 500
+        config.extraction.text.vocab_size = 1000
         config.pipeline.update(window_batches=2, drop_too_long=True)
         config.model.update(layers=1, width=64, heads=2, kv_heads=2, head_size=32, mlp_width=128)
         config.model.rope_sections = (4, 6, 6)
