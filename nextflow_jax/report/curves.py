@@ -43,13 +43,14 @@ def curves(title: str, series: Series, *, log: bool = False, value_name: str = "
     """
     with plt.rc_context({**_STYLE, "svg.hashsalt": title}):
         figure, axes = plt.subplots(figsize=(5.2, 3.0), layout="constrained")
-        colors = plt.get_cmap("viridis" if len(series) > 4 else "tab10")
+        colors = plt.get_cmap("tab10" if len(series) <= 10 else "tab20")
         for i, (name, (steps, values)) in enumerate(series.items()):
-            color = colors(0.1 + 0.8 * i / (len(series) - 1)) if len(series) > 4 else colors(i)
-            axes.plot(steps, values, label=name, linewidth=1.4, color=color)
+            axes.plot(steps, values, label=name, linewidth=1.4, color=colors(i))
         axes.set(title=title, xlabel="step", ylabel=value_name)
         if log:
-            axes.set_yscale("log")
+            axes.set_yscale("log", subs=(2, 5))
+            axes.yaxis.set_major_formatter(_plain_number)
+            axes.yaxis.set_minor_formatter(_plain_number)
         axes.grid(True, which="major")
         if len(series) > 1:
             axes.legend()
@@ -61,3 +62,7 @@ def curves(title: str, series: Series, *, log: bool = False, value_name: str = "
     # Names of groups repeat from drawing to drawing; what is referred to has ids of its own, made with the title.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+
+
+def _plain_number(value: float, _: int | None) -> str:
+    return f"{value:g}"

@@ -14,8 +14,9 @@ body { margin: 0 auto; padding: 1.5rem; max-width: 76rem; background: var(--pape
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
 p { margin: .3rem 0 .8rem; max-width: 60rem; } p.lead, .soft { color: var(--soft); }
-nav { margin: .8rem 0; } nav a { margin-right: 1rem; } a { color: inherit; }
-table { border-collapse: collapse; margin: .5rem 0 1rem; font-variant-numeric: tabular-nums; }
+nav { margin: .8rem 0; display: flex; flex-wrap: wrap; gap: .2rem 1rem; } a { color: inherit; }
+table { border-collapse: collapse; margin: .5rem 0 1rem; font-variant-numeric: tabular-nums; display: block;
+        max-width: 100%; overflow-x: auto; }
 th, td { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line);
          vertical-align: top; }
 td.number, th.number { text-align: right; }
@@ -24,9 +25,9 @@ td.number, th.number { text-align: right; }
 .gallery { display: flex; flex-wrap: wrap; gap: .7rem; align-items: stretch; }
 .card { margin: 0; padding: .5rem; background: var(--panel); border: 1px solid var(--line); border-radius: 6px; }
 .card.right { border-color: var(--right); } .card.wrong { border-color: var(--wrong); }
-.card .row { display: flex; gap: .3rem; align-items: center; }
+.card .row { display: flex; flex-wrap: wrap; gap: .3rem; align-items: center; }
 .card figcaption { font-size: .8rem; max-width: 22rem; margin-top: .3rem; overflow-wrap: anywhere; }
-.card img { width: 64px; height: auto; image-rendering: pixelated; display: block; }
+.card img { image-rendering: pixelated; display: block; }
 .stack { display: inline-flex; flex-direction: column; gap: .2rem; }
 .sign { color: var(--soft); padding: 0 .15rem; }
 .curves { display: flex; flex-wrap: wrap; gap: .6rem; }

@@ -11,13 +11,17 @@ from PIL import Image
 
 RIGHT, WRONG = "right", "wrong"
 
+_SHOWN_WIDTH = 96
+"""Pictures are drawn about this wide (in CSS pixels), each of their pixels a whole number of these."""
+
 
 def picture(image: UInt8[np.ndarray, "height width 3"], alt: str) -> str:
     """An <img> element that carries its PNG; `alt` says what it shows."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}">'
+    height, width = (side * max(1, round(_SHOWN_WIDTH / image.shape[1])) for side in image.shape[:2])
+    return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{html.escape(alt)}">'
 
 
 def card(parts: Sequence[str], caption: str, right: bool | None = None) -> str:
