@@ -107,10 +107,9 @@ def _run(
                     checkpoints.save(step, state, Position(first_batch + step - start, log.window.totals))
     checkpoints.wait()
     if stopping and step < settings.steps:
-        log.progress.say(
-            f"stopped by {signal.Signals(stop.received).name if stop.received else 'preemption'} after step {step}; "
-            "saved, run the same command again to continue"
-        )
+        reason = signal.Signals(stop.received).name if stop.received else "preemption"
+        saved = "saved; " if step > start else ""
+        log.progress.say(f"stopped by {reason} after step {step}; {saved}run the same command again to continue")
     elif step > start:
         log.progress.say(f"done: step {step} of {settings.steps} saved")
     return state

@@ -108,6 +108,6 @@ if __name__ == "__main__":
     def main(arguments):
         workdir, steps, seconds = arguments
         settings = toy_experiment(steps=int(steps), checkpoint_every=5)
-        train(settings, ToyTask(seconds=float(seconds)), prepare_workdir(workdir))
+        train(settings, ToyTask(seconds=float(seconds)), prepare_workdir(workdir), jax.devices()[:1])
 
     run_entry_point(main, sys.argv[1:])

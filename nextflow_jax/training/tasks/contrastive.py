@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from nextflow_jax.data.keys import numpy_generator
+from nextflow_jax.data.keys import uniform_range
 from nextflow_jax.data.pictures import PictureSet, open_pictures
 from nextflow_jax.text import TextTokenizer, make_text_tokenizer
 from nextflow_jax.training.experiment import ContrastiveExperiment
@@ -82,8 +82,9 @@ class ContrastiveTask:
         batch = start
         while True:
             keys = self._order.keys(batch, part, num_parts)
-            generator = numpy_generator(self._experiment.seed, "captions", batch, part * len(keys))
-            chosen = [self._tokens[key][generator.integers(len(self._tokens[key]))] for key in keys]
+            row = batch * self._batch_size + part * len(keys)
+            draws = uniform_range(row, row + len(keys), self._experiment.seed, "captions")
+            chosen = [self._tokens[key][int(draw * len(self._tokens[key]))] for key, draw in zip(keys, draws)]
             tokens = np.stack([np.pad(ids, (0, length - len(ids))) for ids in chosen])
             lengths = np.asarray([len(ids) for ids in chosen], np.int32)
             yield {"images": self._pictures.images(keys), "tokens": tokens, "lengths": lengths}

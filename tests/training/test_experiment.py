@@ -1,0 +1,91 @@
+"""Experiments: every cross-field rule has its message, sizes come from the shards, all faults come at once."""
+
+import dataclasses
+
+import pytest
+
+from nextflow_jax.config import preflight, to_config_dict
+from nextflow_jax.errors import UserError
+from nextflow_jax.sharding import MeshConfig
+from nextflow_jax.training.experiment import (
+    EXPERIMENTS,
+    ContrastiveExperiment,
+    DecoderExperiment,
+    TokenizerExperiment,
+    build_experiment,
+    prepare_experiment,
+)
+from tests import tiny_models
+from tests.training import small
+
+
+@pytest.mark.parametrize("kind", EXPERIMENTS)
+def test_a_config_dict_gives_the_experiment_back(kind):
+    experiment = EXPERIMENTS[kind]()
+    assert build_experiment(to_config_dict(experiment)) == experiment
+
+
+def broken(experiment, **fields):
+    return dataclasses.replace(experiment, **fields)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [
+        (broken(ContrastiveExperiment(), pictures=small.PICTURES), r"config.pictures.size = \(12, 12\): must be mult"),
+        (TokenizerExperiment(), "config.teacher = '': distillation and init_from_teacher need a teacher"),
+        (broken(TokenizerExperiment(), pictures=small.PICTURES), "must be in model.family.sizes"),
+        (broken(TokenizerExperiment(), mirror_share=2.0), "config.mirror_share = 2.0: is a share"),
+        (broken(ContrastiveExperiment(), rules=(("embde", ()),)), "config.rules.*did you mean embed"),
+        (broken(ContrastiveExperiment(), train=dataclasses.replace(small.TRAIN, steps=0)), "config.train.steps = 0"),
+        (broken(ContrastiveExperiment(), mesh=MeshConfig(data=-1, fsdp=-1)), "config.mesh.fsdp = -1: only one axis"),
+        (DecoderExperiment(), "config.model.vocabulary.text_size = 0: must be positive"),
+    ],
+)
+def test_broken_rules(experiment, message):
+    with pytest.raises(UserError, match=message):
+        preflight(experiment)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "batch_size", "message"),
+    [
+        (MeshConfig(tensor=3), 8, "config.mesh = .*3 does not divide the 8 devices"),
+        (MeshConfig(data=2, fsdp=2, tensor=2), 6, "config.train.batch_size = 6: must be a multiple.* = 4; use 4 or 8"),
+    ],
+)
+def test_what_does_not_fit_the_devices(mesh, batch_size, message):
+    train = dataclasses.replace(small.TRAIN, batch_size=batch_size)
+    with pytest.raises(UserError, match=message):
+        prepare_experiment(to_config_dict(ContrastiveExperiment(mesh=mesh, train=train)), num_devices=8)
+
+
+def test_missing_inputs_come_with_all_other_faults(tmp_path):
+    values = to_config_dict(small.decoder(tmp_path / "none", log_every=0, batch_size=3))
+    with pytest.raises(UserError) as error:
+        prepare_experiment(values, num_devices=8)
+    for part in ("config.pipeline.shards = ", "manifest.json is missing", "log_every = 0", "batch_size = 3"):
+        assert part in str(error.value)
+    assert "text_size" not in str(error.value)
+    with pytest.raises(UserError, match="config.teacher = .*has no checkpoint"):
+        prepare_experiment(to_config_dict(small.tokenizer(tmp_path)), num_devices=8)
+    with pytest.raises(UserError, match="config.pipeline.shards = '': training needs shards"):
+        prepare_experiment(to_config_dict(DecoderExperiment()), num_devices=8)
+
+
+def test_sizes_come_from_the_shards_and_set_ones_must_agree(tmp_path):
+    small.write_shards(tmp_path / "shards")
+    experiment = small.decoder(tmp_path / "shards")
+    complete = prepare_experiment(to_config_dict(experiment), num_devices=8)
+    assert complete.model.vocabulary.text_size == tiny_models.text_tokenizer().size
+    assert (complete.model.vocabulary.codebook_size, complete.model.code_dim, complete.model.max_scales) == (24, 8, 3)
+    assert complete.with_input_sizes() == complete
+    other = broken(experiment, model=dataclasses.replace(complete.model, code_dim=7, max_scales=9))
+    with pytest.raises(UserError, match="config.model.code_dim = 7: the shards have 8; config.model.max_scales = 9"):
+        other.with_input_sizes()
+
+
+@pytest.mark.parametrize(("values", "message"), [({}, "kind is missing"), ({"kind": "decodr"}, "did you mean decoder")])
+def test_kinds(values, message):
+    with pytest.raises(UserError, match=message):
+        build_experiment(values)

@@ -1,0 +1,47 @@
+"""A run's folder, and which configuration may continue it."""
+
+import dataclasses
+
+import pytest
+
+from nextflow_jax.config import to_plain_dict
+from nextflow_jax.errors import UserError
+from nextflow_jax.training.experiment import ContrastiveExperiment
+from nextflow_jax.training.workdir import check_resume, prepare_workdir
+
+EXPERIMENT = ContrastiveExperiment()
+META = {"step": 5, "config": to_plain_dict(EXPERIMENT), "fingerprints": {"pictures": "a"}}
+
+
+def with_model(**fields):
+    return dataclasses.replace(EXPERIMENT, model=dataclasses.replace(EXPERIMENT.model, **fields))
+
+
+def test_made_with_its_parents(tmp_path):
+    folder = prepare_workdir(tmp_path / "a" / "b")
+    assert folder.is_dir() and not list(folder.iterdir())
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written .*choose another folder"):
+        prepare_workdir(tmp_path / "file" / "run")
+
+
+def test_length_and_precision_may_change():
+    changed = with_model(dtype="bfloat16")
+    train = dataclasses.replace(EXPERIMENT.train, steps=7, batch_size=4)
+    check_resume(dataclasses.replace(changed, train=train), {"pictures": "a"}, META)
+
+
+def test_every_difference_is_listed():
+    with pytest.raises(UserError) as error:
+        check_resume(with_model(embedding_dim=8, max_text_tokens=9), {"pictures": "b", "teacher": "c"}, META)
+    for part in (
+        "step 5",
+        "config.model.embedding_dim was 64 and is 8",
+        "config.model.max_text_tokens was 24 and is 9",
+        "fingerprint.pictures was 'a' and is 'b'",
+        "fingerprint.teacher was 'absent' and is 'c'",
+    ):
+        assert part in str(error.value)
