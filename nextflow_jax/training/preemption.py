@@ -10,8 +10,8 @@ from jax.experimental import multihost_utils
 class StopSignal:
     """Catches SIGTERM and SIGINT while it is entered; a second Ctrl-C interrupts at once.
 
-    In a job of several processes, all agree on the step to stop at through JAX's preemption service, because a
-    checkpoint needs all of them.
+    A checkpoint needs all processes of a job. Where there are several, JAX's preemption service catches SIGTERM instead
+    and makes them agree on the step to stop at, whichever of them received it.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class StopSignal:
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ():
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
