@@ -3,10 +3,10 @@
     bundle.json                    format version, configurations, fingerprints, sampling defaults, where it comes from
     decoder.safetensors            absent from a tokenizer bundle
     vision_tokenizer.safetensors
-    text_tokenizer.model           or text_tokenizer.json; absent where there is no text tokenizer
+    text_tokenizer.model           or tokenizer.json; absent where there is no text tokenizer
     README.md                      what it is and how to use it
 
-Reading needs jax, flax, numpy, safetensors, sentencepiece and pillow. Everything in it is checked before it is used:
+Reading needs jax, flax, jaxtyping, numpy, safetensors, sentencepiece and pillow. All is checked before it is used:
 names, shapes and dtypes of the arrays against the configuration, contents against the fingerprints.
 """
 
@@ -91,7 +91,7 @@ def save_bundle(
       UserError: `out` holds something that is not a bundle, or the parts do not fit one another.
     """
     out = pathlib.Path(out)
-    if out.exists() and not (out / DESCRIPTION_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not is_bundle(out) and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not a bundle; give another folder, or remove it")
     bundle = Bundle(vision_tokenizer, text_tokenizer, decoder, defaults, origin)
     _check_parts(bundle, str(out))

@@ -1,5 +1,6 @@
 """Bundles come back as they were written, stand alone, and refuse to load when anything about them is wrong."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from nextflow_jax.bundle import DECODER_FILE, DESCRIPTION_FILE, VISION_FILE, is_bundle, load_bundle, save_bundle
 from nextflow_jax.errors import UserError
+from nextflow_jax.text import train_sentencepiece
 from tests import tiny_models
 
 NOT_NEEDED = (
@@ -85,6 +87,14 @@ def test_parts_that_do_not_fit_are_not_saved(tmp_path):
     source = tiny_models.bundle()
     with pytest.raises(UserError, match="has a decoder and no text tokenizer"):
         save_bundle(tmp_path / "b", vision_tokenizer=source.codec, decoder=source.decoder, origin={})
+    other = train_sentencepiece(["quite another text"], 300)
+    config = dataclasses.replace(source.decoder.config, max_scales=2)
+    decoder = dataclasses.replace(source.decoder, config=config)
+    with pytest.raises(UserError) as error:
+        save_bundle(tmp_path / "b", vision_tokenizer=source.codec, text_tokenizer=other, decoder=decoder, origin={})
+    assert f"text tokens: decoder {source.text_tokenizer.size}, tokenizer {other.size}" in str(error.value)
+    assert "scales: decoder 2, schedules and context block 3" in str(error.value)
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("name", [DESCRIPTION_FILE, DECODER_FILE, VISION_FILE, "text_tokenizer.model"])
@@ -137,6 +147,7 @@ def test_changed_contents_do_not_match_the_fingerprint(folder, name, array):
     ("change", "message"),
     [
         (lambda d: d.update(format=99), "format 99"),
+        (lambda d: d.pop("format"), "says no format version"),
         (lambda d: d.pop("defaults"), "defaults is missing"),
         (lambda d: d["decoder"]["config"].update(widht=3), "widht is not a configuration key; did you mean width"),
         (lambda d: d["decoder"]["config"].update(remat="some"), "remat = 'some'"),

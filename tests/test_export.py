@@ -12,7 +12,7 @@ from nextflow_jax.config import to_plain_dict
 from nextflow_jax.data.pipeline import PipelineConfig
 from nextflow_jax.errors import UserError, run_entry_point
 from nextflow_jax.sequence import SequenceConfig
-from nextflow_jax.training.checkpoint import Checkpoints, Position
+from nextflow_jax.training.checkpoint import Checkpoints, Position, restore_variables
 from nextflow_jax.training.experiment import ContrastiveExperiment, DecoderExperiment, TokenizerExperiment
 from nextflow_jax.training.state import TrainState
 from nextflow_jax.vision.codec import VisionTokenizerCodec
@@ -110,6 +110,8 @@ def test_runs_without_a_bundle_are_refused(tmp_path):
     save_run(tmp_path / "teacher", ContrastiveExperiment(), {"params": {"w": np.ones(2, np.float32)}}, {}, steps=(1,))
     with pytest.raises(UserError, match="a run of kind 'contrastive' has no bundle"):
         export.export_run(tmp_path / "teacher", tmp_path / "bundle")
+    with pytest.raises(UserError, match="holds no vision tokenizer"):
+        export.codec_of_run(restore_variables(tmp_path / "teacher"))
     with pytest.raises(UserError, match="has no checkpoints"):
         export.export_run(tmp_path, tmp_path / "bundle")
 

@@ -20,7 +20,7 @@ from nextflow_jax.scales import ScaleSchedule
 
 FINISH_END, FINISH_TEXT, FINISH_IMAGES, FINISH_POSITIONS = "end", "text_limit", "image_limit", "positions"
 
-LEAST_PROMPT, LEAST_SLOTS = 16, 32
+LEAST_PROMPT, LEAST_SLOTS = 16, 128
 """Smallest padded prompt and cache, in positions: below, one compiled program serves all."""
 
 
