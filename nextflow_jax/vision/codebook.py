@@ -100,11 +100,14 @@ def squared_distances(
     return point_norms - 2 * products + jnp.sum(jnp.square(codes), axis=-1)
 
 
-def nearest_codes(
-    vectors: Float[Array, "*B C"], embedding: Float[Array, "V C"], config: QuantizerConfig
-) -> Int[Array, "*B"]:
-    """The index of the nearest code of every vector; the lowest of equals."""
-    return jnp.argmin(squared_distances(vectors, embedding, config), axis=-1).astype(jnp.int32)
+def nearest_codes(distances: Float[Array, "*B V"]) -> Int[Array, "*B"]:
+    """The index of the smallest of each vector's distances; the lowest of equals.
+
+    Two plain minima, because XLA's argmin runs four times slower on CPUs.
+    """
+    smallest = jnp.min(distances, axis=-1, keepdims=True)
+    last = distances.shape[-1] - 1
+    return jnp.min(jnp.where(distances <= smallest, jnp.arange(last + 1, dtype=jnp.int32), last), axis=-1)
 
 
 def sample_near_codes(

@@ -31,7 +31,7 @@ def images_to_float(images: UInt8[Array | np.ndarray, "*B"]) -> Float[Array, "*B
     return jnp.asarray(images, jnp.float32) / 127.5 - 1.0
 
 
-def images_to_uint8(images: Float[Array, "*B"]) -> UInt8[Array, "*B"]:
+def images_to_uint8(images: Float[Array | np.ndarray, "*B"]) -> UInt8[Array, "*B"]:
     """Values in [-1, 1], clamped, as uint8."""
     return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 

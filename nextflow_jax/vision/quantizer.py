@@ -96,7 +96,7 @@ class Quantizer(nn.Module):
         target = jax.lax.stop_gradient(features)
 
         def quantise(k: int, rest: Any) -> tuple[Any, tuple[Any, Any]]:
-            codes = nearest_codes(rest, embedding, self.config)
+            codes = nearest_codes(squared_distances(rest, embedding, self.config))
             return embedding[codes], (codes.reshape(codes.shape[0], -1), rest.reshape(-1, self.config.dim))
 
         with jax.default_matmul_precision("highest"):
@@ -138,7 +138,7 @@ class Quantizer(nn.Module):
 
         def quantise(k: int, rest: Any) -> tuple[Any, tuple[Any, Any]]:
             distances = squared_distances(rest, embedding, self.config)
-            targets = inputs = jnp.argmin(distances, axis=-1).astype(jnp.int32)
+            targets = inputs = nearest_codes(distances)
             if self_correction is not None:
                 scale_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k)
                 draw = functools.partial(_draw_inputs, top_k=top_k, how=self_correction)

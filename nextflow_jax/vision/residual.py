@@ -127,7 +127,7 @@ def split_scales(schedule: ScaleSchedule, embeddings: Float[np.ndarray | jax.Arr
 
 def refinement_index(k: int, num_scales: int, groups: int) -> int:
     """Which of `groups` convolutions scale k (from 0) of `num_scales` uses: VAR's partial sharing, the nearest tick."""
-    margin = 1 / (3 * groups) if groups == 4 else 1 / (2 * groups)
+    margin = 1 / 3 / groups if groups == 4 else 1 / 2 / groups
     ticks = np.linspace(margin, 1 - margin, groups)
     return int(np.argmin(np.abs(ticks - k / max(num_scales - 1, 1))))
 

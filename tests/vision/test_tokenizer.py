@@ -1,0 +1,138 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nextflow_jax.config import from_config_dict, preflight, to_config_dict
+from nextflow_jax.errors import UserError
+from nextflow_jax.sharding import LOGICAL_RULES, MeshConfig, batch_sharding, logical_context, make_mesh, shardings_of
+from nextflow_jax.vision.losses import TokenizerLossConfig, tokenizer_loss
+from nextflow_jax.vision.tokenizer import VisionTokenizer, VisionTokenizerConfig, start_from_teacher
+
+
+@functools.partial(jax.jit, static_argnames=("config", "train"))
+def forward(config, variables, images, key=None, train=False):
+    return VisionTokenizer(config).apply(variables, images, train=train, key=key, mutable=["codebook"])
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def train_step(config, variables, images, key):
+    """Loss, gradients and new codebook; the teacher is a constant."""
+
+    def loss(params):
+        out, new = forward(config, {**variables, "params": params}, images, key, train=True)
+        features = jnp.ones_like(out.semantic)
+        value, metrics = tokenizer_loss(out, images, features, TokenizerLossConfig())
+        return value, (metrics, new["codebook"])
+
+    return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 24)], ids=["square", "wide"])
+def test_reconstructions_have_the_size_of_the_pictures(config, variables, images, size):
+    out, _ = forward(config, variables, images[size])
+    schedule = config.family.schedule(size)
+    assert out.reconstruction.shape == images[size].shape
+    assert out.codes.shape == (len(images[size]), schedule.num_tokens)
+    assert out.semantic.shape == (len(images[size]), *schedule.final_grid, config.teacher_width)
+    assert np.isfinite(out.reconstruction).all()
+
+
+def test_pictures_come_from_the_pixel_half_and_meaning_from_the_semantic_half(config, variables):
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, config.quantizer.dim)), jnp.float32)
+    split = config.quantizer.semantic_dim
+
+    def reach(method, config):
+        decode = lambda x: jnp.sum(jnp.square(VisionTokenizer(config).apply(variables, x, method=method)))  # noqa: E731
+        gradient = np.abs(jax.jit(jax.grad(decode))(features)).sum(axis=(0, 1, 2))
+        return gradient[:split].any(), gradient[split:].any()
+
+    assert reach("decode_features", config) == (False, True)
+    assert reach("decode_semantic", config) == (True, False)
+
+
+def test_pictures_may_come_from_both_halves(config):
+    both = dataclasses.replace(config, decode_from="both")
+    variables = jax.eval_shape(
+        lambda: VisionTokenizer(both).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+    )
+    assert variables["params"]["pixel_expansion"]["kernel"].value.shape[0] == config.quantizer.dim
+
+
+def test_a_training_step_is_the_same_on_eight_devices(config, variables, images):
+    pictures = images[16, 16]
+    (loss, (metrics, codebook)), gradients = train_step(config, variables, pictures, jax.random.key(1))
+    boxed = jax.eval_shape(lambda: VisionTokenizer(config).init(jax.random.key(0), pictures, train=False))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    rules = {**LOGICAL_RULES, "codes": ("tensor",)}
+    with logical_context(mesh, rules):
+        sharded = jax.device_put(variables, shardings_of(boxed, mesh, rules))
+        rows = jax.device_put(pictures, batch_sharding(mesh, rules))
+        (loss_8, (metrics_8, codebook_8)), gradients_8 = train_step(config, sharded, rows, jax.random.key(1))
+    np.testing.assert_allclose(loss_8, loss, rtol=1e-5)
+    for ours, theirs in ((gradients_8, gradients), (codebook_8, codebook), (metrics_8, metrics)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), ours, theirs)
+    assert sharded["codebook"]["quantizer"]["embedding"].sharding.spec[0] == "tensor"
+
+
+def test_gradients_reach_every_parameter(config, variables, images):
+    _, gradients = train_step(config, variables, images[16, 16], jax.random.key(1))
+    silent = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, gradient in jax.tree_util.tree_leaves_with_path(gradients)
+        if not np.asarray(gradient).any()
+    ]
+    assert not silent
+
+
+def test_a_few_steps_lower_the_loss(config, variables, images):
+    state, losses = variables, []
+    for step in range(12):
+        (loss, (_, codebook)), gradients = train_step(config, state, images[16, 16], jax.random.key(step))
+        params = jax.tree.map(lambda leaf, gradient: leaf - 0.05 * gradient, state["params"], gradients)
+        state = {"params": params, "codebook": codebook}
+        losses.append(float(loss))
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+
+
+def test_codes_are_float32_whatever_the_compute_type(config, variables, images):
+    half = dataclasses.replace(config, dtype="bfloat16")
+    out = jax.eval_shape(lambda: forward(half, variables, images[16, 16]))[0]
+    assert {out.reconstruction.dtype, out.semantic.dtype, out.commitment[0].dtype} == {jnp.dtype("float32")}
+    features = jax.eval_shape(lambda: VisionTokenizer(half).apply(variables, images[16, 16], method="encode_features"))
+    assert features.dtype == jnp.float32
+
+
+def test_the_semantic_encoder_starts_as_the_teachers_tower(variables):
+    tower = jax.tree.map(lambda leaf: leaf + 1, variables["params"]["semantic_encoder"])
+    params = start_from_teacher(variables["params"], tower)
+    assert params["semantic_encoder"] is tower
+    assert params["pixel_decoder"] is variables["params"]["pixel_decoder"]
+    wrong = {**tower, "positions": jnp.zeros((5, 5, 8))}
+    with pytest.raises(UserError, match="differs from the tokenizer's vit in positions"):
+        start_from_teacher(variables["params"], wrong)
+
+
+def test_the_configuration_survives_the_round_trip(config):
+    assert from_config_dict(VisionTokenizerConfig, to_config_dict(config)) == config
+
+
+def test_strides_that_do_not_meet_are_named(config):
+    broken = dataclasses.replace(
+        config,
+        vit=dataclasses.replace(config.vit, patch=8),
+        pixel=dataclasses.replace(config.pixel, stem=4),
+        decode_from="semantic",
+        dtype="float64",
+    )
+    fields = r"config.vit.patch = 8.*config.pixel = 8.*config.decode_from = 'semantic'.*config.dtype = 'float64'"
+    with pytest.raises(UserError, match=fields):
+        preflight(broken)
+
+
+def test_an_unlisted_size_is_refused(config, variables):
+    with pytest.raises(UserError, match="24x24 is not supported; this model knows 16x16, 16x24"):
+        VisionTokenizer(config).apply(variables, jnp.zeros((1, 24, 24, 3)), train=False)
