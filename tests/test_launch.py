@@ -130,7 +130,7 @@ def test_quickstart_smoke_from_nothing_to_the_report(tmp_path):
     environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")}
     command = ["bash", "launch/quickstart.sh", "--smoke", str(tmp_path)]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     metrics = json.loads((tmp_path / "metrics.json").read_text())
