@@ -8,7 +8,7 @@ import pytest
 from nextflow_jax.models.cache import make_cache
 from nextflow_jax.models.head import logits_of
 from nextflow_jax.sampling.engine import Engine
-from nextflow_jax.sampling.phases import Draws, Phases, TextLimits
+from nextflow_jax.sampling.phases import Draws, Phases, TextLimits, _keys_at
 from nextflow_jax.sampling.prompts import make_prompts
 from nextflow_jax.sampling.requests import Request
 from nextflow_jax.sampling.steps import Rows
@@ -121,3 +121,9 @@ def test_text_draws_are_limited_to_what_may_come_next():
     tokens, log_probs = jax.jit(phases._draw_text)(jnp.asarray(head), rows, draws, limits)
     assert tokens.tolist() == [vocabulary.eos, vocabulary.boi, vocabulary.eos]
     assert log_probs.tolist() == [0, 0, 0]
+
+
+def test_no_two_draws_share_a_key():
+    keys = [_keys_at(jax.vmap(jax.random.key)(jnp.arange(6)), jnp.full(6, length)) for length in range(9)]
+    data = np.concatenate([jax.random.key_data(key) for key in keys])
+    assert len(np.unique(data, axis=0)) == 6 * 9
