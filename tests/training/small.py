@@ -1,9 +1,15 @@
 """One tiny experiment of each kind on twenty drawn pictures, and what they need of one another."""
 
 import dataclasses
+import io
+import os
+import signal
+import time
 
+import jax
 import numpy as np
 
+from nextflow_jax import sharding
 from nextflow_jax.data import pictures
 from nextflow_jax.data.documents import Document, Image, Text
 from nextflow_jax.data.extraction import ExtractionConfig, extract
@@ -13,15 +19,21 @@ from nextflow_jax.models.presets import decoder_preset
 from nextflow_jax.sequence import SequenceConfig
 from nextflow_jax.sharding import MeshConfig
 from nextflow_jax.text import TextTokenizerConfig
+from nextflow_jax.training.checkpoint import checkpoint_steps
 from nextflow_jax.training.experiment import ContrastiveExperiment, DecoderExperiment, TokenizerExperiment
+from nextflow_jax.training.loop import train
+from nextflow_jax.training.metrics import read_metrics
 from nextflow_jax.training.optimizer import OptimizerConfig
 from nextflow_jax.training.settings import TrainConfig
+from nextflow_jax.training.state import make_layout
+from nextflow_jax.training.tasks import make_task
 from nextflow_jax.vision.dual_encoder import DualEncoderConfig
 from nextflow_jax.vision.transformer import TransformerConfig
 from nextflow_jax.vision.vit import ViTConfig
 from nextflow_jax.vocabulary import Vocabulary
 from tests import tiny_models
 
+TIMINGS = ("time", "tokens_per_s", "examples_per_s", "step_ms", "data_wait")
 NUM_PICTURES = 20
 COLOURS = ("red", "green", "blue")
 PICTURES = PicturesConfig(name="drawn", size=(12, 12), languages=("en", "de"))
@@ -86,3 +98,48 @@ def write_shards(out):
     }
     config = ExtractionConfig(tasks=("text_to_image",), draws=2, text=TEXT)
     extract(config, drawn, documents, tiny_models.codec(), tiny_models.text_tokenizer(), out, seed=0)
+
+
+def layout_of(task):
+    """The layout of a task's state on one device."""
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    return make_layout(task, OPTIMIZER, TRAIN.steps, mesh, sharding.make_rules())
+
+
+class StopEarly:
+    """A task that sends SIGTERM to its process while it makes the third batch."""
+
+    def __init__(self, task):
+        self._task = task
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def batches(self, start, part, num_parts):
+        for index, batch in enumerate(self._task.batches(start, part, num_parts)):
+            if index == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)
+            yield batch
+
+
+def run(experiment, workdir, stop_early=False):
+    """Trains on one device; returns the last state on the host."""
+    task = make_task(experiment)
+    state = train(experiment, StopEarly(task) if stop_early else task, workdir, jax.devices()[:1], io.StringIO())
+    return jax.device_get(state)
+
+
+def logged(workdir):
+    """The records of a run without what depends on the clock."""
+    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in read_metrics(workdir)]
+
+
+def check_resume(experiment, folder, expected, workdir):
+    """Stops a run in the middle, continues it, and compares with the uninterrupted one in `folder`, bit for bit."""
+    run(experiment, workdir, stop_early=True)
+    assert 0 < checkpoint_steps(workdir)[-1] < experiment.train.steps
+    jax.tree.map(np.testing.assert_array_equal, run(experiment, workdir), expected)
+    assert logged(workdir) == logged(folder)
+    losses = [record["loss"] for record in logged(folder)]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
