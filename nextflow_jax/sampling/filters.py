@@ -60,13 +60,32 @@ def filter_logits(
     return jnp.where(jnp.where(greedy[..., None], most_likely, keep), scaled, -jnp.inf)
 
 
-def draw(key: Key[Array, "B"], logits: Float[Array, "B S V"]) -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:
-    """Tokens drawn from filtered logits, and their log-probabilities.
+def sample(
+    key: Key[Array, "B"],
+    logits: Float[Array, "B S V"],
+    temperature: Float[Array, "B S"],
+    top_k: Float[Array, "B S"],
+    top_p: Float[Array, "B S"],
+) -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:
+    """Tokens, and their log-probabilities under the distribution they were drawn from.
 
     Args:
       key: one a row, so that a row's draw does not depend on the others.
-      logits: of S independent draws a row.
+      logits: of S independent draws a row, after guidance.
+      temperature: see `filter_logits`.
+      top_k: see `keep_candidates`.
+      top_p: see `keep_candidates`.
     """
+
+    def most_likely() -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32), jnp.zeros(logits.shape[:-1], jnp.float32)
+
+    # Random numbers for a whole vocabulary take longer than the rest of a small model.
+    all_greedy = jnp.all(temperature <= 0)
+    return jax.lax.cond(all_greedy, most_likely, lambda: _draw(key, filter_logits(logits, temperature, top_k, top_p)))
+
+
+def _draw(key: Key[Array, "B"], logits: Float[Array, "B S V"]) -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:
     tokens = jax.vmap(jax.random.categorical)(key, logits).astype(jnp.int32)
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     return tokens, jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from nextflow_jax.models.cache import KVCache, make_cache
 from nextflow_jax.models.decoder import Decoder, DecoderConfig, DecoderInputs
 from nextflow_jax.models.head import logits_of
-from nextflow_jax.sampling.filters import draw, filter_logits
+from nextflow_jax.sampling.filters import sample
 from nextflow_jax.sampling.guidance import both_halves, combine
 from nextflow_jax.sampling.steps import (
     Rows,
@@ -211,8 +211,9 @@ class Phases:
         ids = jnp.arange(vocabulary.vision_offset)
         may_open = (length <= limits.open_until)[:, None, None]
         allowed = (ids < vocabulary.text_size) | (ids == vocabulary.eos) | ((ids == vocabulary.boi) & may_open)
-        logits = filter_logits(jnp.where(allowed, logits, -jnp.inf), draws.temperature, draws.top_k, draws.top_p)
-        tokens, log_probs = draw(_keys_at(draws.key, length), logits)
+        logits = jnp.where(allowed, logits, -jnp.inf)
+        key = _keys_at(draws.key, length)
+        tokens, log_probs = sample(key, logits, draws.temperature, draws.top_k, draws.top_p)
         return tokens[:, 0], log_probs[:, 0]
 
     def _draw_codes(
@@ -222,7 +223,7 @@ class Phases:
         logits = combine(logits_of(hidden, head), draws.guidance[:, 0], guided)
         shape = logits.shape[:2]
         settings = (jnp.broadcast_to(values, shape) for values in (draws.temperature, draws.top_k, draws.top_p))
-        return draw(_keys_at(draws.key, rows.length[: len(logits)]), filter_logits(logits, *settings))
+        return sample(_keys_at(draws.key, rows.length[: len(logits)]), logits, *settings)
 
 
 @functools.cache

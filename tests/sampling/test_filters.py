@@ -9,7 +9,7 @@ from nextflow_jax.sampling import filters
 
 ROWS, SIZE = 40, 30
 # Compiled whole: operation by operation, the same takes ten times as long.
-KEEP, FILTER, DRAW = map(jax.jit, (filters.keep_candidates, filters.filter_logits, filters.draw))
+KEEP, FILTER, SAMPLE = map(jax.jit, (filters.keep_candidates, filters.filter_logits, filters.sample))
 
 
 def keep_candidates(*arrays):
@@ -20,8 +20,8 @@ def filter_logits(*arrays):
     return np.asarray(FILTER(*map(jnp.asarray, arrays)))
 
 
-def draw(keys, logits):
-    return [np.asarray(array) for array in DRAW(keys, jnp.asarray(logits))]
+def sample(keys, *arrays):
+    return [np.asarray(array) for array in SAMPLE(keys, *map(jnp.asarray, arrays))]
 
 
 @pytest.fixture(scope="module")
@@ -89,20 +89,24 @@ def test_temperature_divides_before_the_filters(logits):
     assert np.allclose(hot, np.where(keep, logits / 4, -np.inf))
 
 
-def test_temperature_zero_takes_the_most_likely(logits):
-    mixed = np.where(np.arange(ROWS) % 2, 0.0, 1.0).astype(np.float32)
-    for temperature in (rows_of(0), mixed):
-        filtered = filter_logits(logits, temperature, rows_of(9), rows_of(0.7))
-        keys = jax.random.split(jax.random.key(0), ROWS)
-        tokens, log_probs = draw(keys, filtered[:, None])
-        greedy = temperature == 0
-        assert np.array_equal(tokens[greedy, 0], logits.argmax(-1)[greedy])
-        assert (log_probs[greedy] == 0).all()
+@pytest.mark.parametrize("share", [1, 2])
+def test_temperature_zero_takes_the_most_likely(logits, share):
+    """For all rows, and for every second one."""
+    temperature = np.where(np.arange(ROWS) % share, 1.0, 0.0).astype(np.float32)[:, None]
+    keys = jax.random.split(jax.random.key(0), ROWS)
+    top_k, top_p = rows_of(9)[:, None], rows_of(0.7)[:, None]
+    tokens, log_probs = sample(keys, logits[:, None], temperature, top_k, top_p)
+    greedy = temperature[:, 0] == 0
+    assert np.array_equal(tokens[greedy, 0], logits.argmax(-1)[greedy])
+    assert (log_probs[greedy] == 0).all()
+    assert (log_probs[~greedy] < 0).any() or share == 1
 
 
 def test_draws_follow_the_filtered_distribution():
-    filtered = filter_logits(np.log([[0.5, 0.3, 0.15, 0.05]]), np.ones(1), np.full(1, 3.0), np.ones(1))
-    tokens, log_probs = draw(jax.random.split(jax.random.key(1), 1), np.broadcast_to(filtered, (1, 20_000, 4)))
+    draws = (1, 20_000)
+    logits = np.broadcast_to(np.log(np.float32([0.5, 0.3, 0.15, 0.05])), (*draws, 4))
+    settings = (np.full(draws, value, np.float32) for value in (1, 3, 1))
+    tokens, log_probs = sample(jax.random.split(jax.random.key(1), 1), logits, *settings)
     shares = np.bincount(tokens[0], minlength=4) / 20_000
     expected = np.asarray([0.5, 0.3, 0.15, 0]) / 0.95
     assert np.allclose(shares, expected, atol=0.015) and shares[3] == 0
