@@ -75,6 +75,7 @@ def _decoder() -> ml_collections.ConfigDict:
     config.train.update(steps=15_000, batch_size=32, log_every=100, checkpoint_every=1000)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=500, ema_decay=0.999)
     config.extraction.update(draws=2, batch_size=256)
+    config.extraction.self_correction.temperature = 0.1
     config.extraction.text.vocab_size = 8000
     config.pipeline.update(shards="runs/base/shards", row_length=1024, last_scale_context=True)
     config.pipeline.sequence.scale_reweight = 0.9
@@ -94,6 +95,7 @@ def _decoder() -> ml_collections.ConfigDict:
         head_size=64,
         mlp_width=1536,
         rope_sections=(8, 12, 12),
+        rope_base=100.0,
         initializer_range=0.02,
         dtype="bfloat16",
     )

@@ -62,20 +62,22 @@ def _tokenizer() -> ml_collections.ConfigDict:
 
 def _decoder() -> ml_collections.ConfigDict:
     config = to_config_dict(DecoderExperiment())
-    config.train.update(steps=2000, batch_size=6, log_every=20, checkpoint_every=200)
+    config.train.update(steps=2600, batch_size=6, log_every=20, checkpoint_every=200)
     config.optimizer.update(learning_rate=4e-3, warmup_steps=60)
     # At temperature 1 half of the fine codes are redrawn, and targets that answer so much noise are slow to learn.
     config.extraction.self_correction.temperature = 0.1
     # With 16 frequencies a base of 1e4 leaves neighbouring columns of a grid hardly apart (they get the slowest six).
     config.model.rope_base = 100.0
     config.pipeline.update(shards="runs/quickstart/shards", row_length=256, response_only=True, last_scale_context=True)
+    # A caption has few tokens beside a picture's 30 codes, and neighbouring skin tones take long to tell apart.
+    config.pipeline.sequence.text_weight = 2.0
     config.pipeline.mixture.weights = (
-        ("text_to_image", 0.4),
-        ("image_to_text", 0.2),
-        ("edit", 0.25),
+        ("text_to_image", 0.35),
+        ("image_to_text", 0.33),
+        ("edit", 0.2),
         ("frames", 0.02),
         ("interleaved", 0.06),
-        ("text", 0.07),
+        ("text", 0.04),
     )
     config.evaluation.targets = TARGETS
     return config
