@@ -3,8 +3,9 @@
     loss, metrics = tokenizer_loss(output, images, teacher_features, TokenizerLossConfig(...))
 
 `metrics` maps a name to (sum, weight): every active term under "loss/<term>", the total under "loss/total", PSNR (in
-training that of what the decoder saw: dropped scales lower it), the codebook's statistics. A new term (perceptual, adversarial) is a field of `TokenizerLossConfig` and a row of `TERMS`;
-what it needs beside the tokenizer's output becomes a field of `LossInputs`.
+training that of what the decoder saw: dropped scales lower it), the codebook's statistics. A new term (perceptual,
+adversarial) is a field of `TokenizerLossConfig` and a row of `TERMS`; what it needs beside the tokenizer's output
+becomes a field of `LossInputs`.
 """
 
 import dataclasses
