@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job on OpenMoji, from nothing to a trained, exported, sampled and reported model: sets up .venv, trains a
 # dual encoder (the teacher), the vision tokenizer and the decoder, exports the bundle, evaluates it, and writes
-# RUN_DIR/report/index.html. About 20 minutes on two CPU cores; an accelerator is used when JAX finds one.
+# RUN_DIR/report/index.html. About 16 minutes on two CPU cores; an accelerator is used when JAX finds one.
 #
 #   bash launch/quickstart.sh                 # into runs/quickstart
 #   bash launch/quickstart.sh RUN_DIR         # into a folder of your choice

@@ -18,7 +18,7 @@ Adding `,smoke` to a variant makes everything tiny: minutes on a laptop's CPU.
 
 Cost: sized for one accelerator of about 100 TFLOP/s in bfloat16 and an hour.
 
-Result: not yet measured.
+Result: not run at full size yet, for want of an accelerator; traced, and its smoke variant trained in the tests.
 """
 
 import ml_collections

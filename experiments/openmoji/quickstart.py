@@ -1,4 +1,4 @@
-"""The whole system on 610 OpenMoji pictures of 32 pixels, on two CPU cores, in about twenty minutes.
+"""The whole system on 610 OpenMoji pictures of 32 pixels, on two CPU cores, in about sixteen minutes.
 
 What it shows: every part of NextFlow at toy size. A dual encoder (the teacher), the dual-codebook multi-scale tokenizer
 distilled from it, and one decoder for text to image, captions, edits, frames and interleaved documents. Of the
@@ -12,9 +12,17 @@ Command (sets up the environment, runs all stages, writes runs/quickstart/report
 Stages by hand, for this file F: `train --config F:contrastive`, `F:tokenizer`, `extract --config F:decoder`,
 `train --config F:decoder`. Adding `,smoke` to a variant makes everything tiny.
 
-Cost: 2 CPU cores, at most 25 minutes, installation included.
+Cost: 2 CPU cores, 15 min 43 s in a fresh clone: install 66 s, contrastive 93, tokenizer 150, extract 19, decoder 570,
+export 3, evaluate 39, report 2 (the command above; jax 0.10.2, Python 3.11).
 
-Result: not yet measured.
+Result (runs/quickstart/metrics.json of that run, seed 0): PSNR 25.52 dB on training pictures, 15.72 dB on validation
+ones; all 1024 codes used; text to image retrieval@1 0.980 among reconstructions, 0.825 among originals (0.865 with
+perfect codes); captions 0.950 exact; edits 0.945. Held out (72): right base 0.778, right tone 0.167 with a chance of
+0.167, retrieval@1 0.028: no composition at this size.
+
+What mattered (one seed each, same commands with the value changed): RoPE base 100 in place of 1e4 brought the decoder's
+loss at step 600 from 1.58 to 1.08; self-correction at temperature 0.1 in place of 1.0 brought it at step 260 from 4.18
+to 3.07; 2000 steps with captions at weight 1 and share 0.2 gave 0.845 exact captions and 0.975 retrieval@1.
 """
 
 import ml_collections
