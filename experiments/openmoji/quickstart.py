@@ -15,7 +15,7 @@ Stages by hand, for this file F: `train --config F:contrastive`, `F:tokenizer`, 
 Cost: 2 CPU cores, 15 min 43 s in a fresh clone: install 66 s, contrastive 93, tokenizer 150, extract 19, decoder 570,
 export 3, evaluate 39, report 2 (the command above; jax 0.10.2, Python 3.11).
 
-Result (runs/quickstart/metrics.json of that run, seed 0): PSNR 25.52 dB on training pictures, 15.72 dB on validation
+Result: (runs/quickstart/metrics.json of that run, seed 0) PSNR 25.52 dB on training pictures, 15.72 dB on validation
 ones; all 1024 codes used; text to image retrieval@1 0.980 among reconstructions, 0.825 among originals (0.865 with
 perfect codes); captions 0.950 exact; edits 0.945. Held out (72): right base 0.778, right tone 0.167 with a chance of
 0.167, retrieval@1 0.028: no composition at this size.
