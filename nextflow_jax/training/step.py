@@ -29,7 +29,7 @@ PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
     "NVIDIA B200": 2250e12,
 }
-"""Dense bfloat16 FLOP/s by `Device.device_kind`, from the makers' data sheets."""
+"""Dense bfloat16 FLOP/s by `Device.device_kind`, as the makers state them; none was measured here."""
 
 
 TrainStep = Callable[[TrainState, Any, dict[str, jax.Array]], tuple[TrainState, Metrics]]
