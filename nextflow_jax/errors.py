@@ -1,4 +1,4 @@
-"""The exceptions that mean "the user can fix this": entry points turn them into one line and an exit status."""
+"""The exception that means "the user can fix this": entry points turn it into one line and an exit status."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,17 +10,9 @@ class UserError(Exception):
     Entry points print the message as one line and exit with status 1, without a traceback.
     """
 
-    exit_status = 1
-
-
-class DoesNotFit(UserError):
-    """A program that does not fit the device it is meant for; entry points exit with status 3."""
-
-    exit_status = 3
-
 
 def run_entry_point(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> None:
-    """Calls `main(arguments)` and exits: 0 done, 1 bad input, 2 usage (argparse), 3 does not fit.
+    """Calls `main(arguments)` and exits: 0 done, 1 bad input, 2 usage (argparse), 130 interrupted.
 
     Args:
       main: takes the command line without the program's name.
@@ -30,7 +22,7 @@ def run_entry_point(main: Callable[[Sequence[str]], None], arguments: Sequence[s
         main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(error.exit_status)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
