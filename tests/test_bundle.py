@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -16,6 +17,9 @@ from safetensors.numpy import load_file, save_file
 from nextflow_jax.bundle import DECODER_FILE, DESCRIPTION_FILE, VISION_FILE, is_bundle, load_bundle, save_bundle
 from nextflow_jax.errors import UserError
 from nextflow_jax.text import train_sentencepiece
+from nextflow_jax.vision.codec import VisionTokenizerCodec
+from nextflow_jax.vision.quantizer import SelfCorrection
+from nextflow_jax.vision.tokenizer import VisionTokenizer
 from tests import tiny_models
 
 NOT_NEEDED = (
@@ -70,6 +74,29 @@ def test_a_tokenizer_bundle_has_no_decoder(tmp_path):
     assert loaded.decoder is None and loaded.text_tokenizer is None
     codes, _ = loaded.codec.encode(tiny_models.picture(0)[None])
     assert np.array_equal(codes, tiny_models.codec().encode(tiny_models.picture(0)[None])[0])
+
+
+def test_a_single_codebook_goes_the_whole_way(tmp_path):
+    """Pictures to codes and back, with self-correction, through a bundle; the decoder's code width is the pixels'."""
+    quantizer = dataclasses.replace(tiny_models.TOKENIZER_CONFIG.quantizer, semantic_dim=0)
+    config = dataclasses.replace(tiny_models.TOKENIZER_CONFIG, quantizer=quantizer)
+    images = jnp.zeros((1, *tiny_models.FAMILY.sizes[0], 3))
+    init = lambda: VisionTokenizer(config).init(jax.random.key(0), images, train=False)  # noqa: E731
+    codec = VisionTokenizerCodec(config, tiny_models.random_variables(init, 0.5))
+    loaded = load_bundle(save_bundle(tmp_path / "single", vision_tokenizer=codec, origin={})).codec
+    assert loaded.config == config and loaded.codebook.shape == (24, 5)
+    pictures = np.stack([tiny_models.picture(seed) for seed in range(2)])
+    codes, _ = loaded.encode(pictures, jax.random.key(0), SelfCorrection(share=0.5, top_k=3))
+    assert np.array_equal(codes, codec.encode(pictures, jax.random.key(0), SelfCorrection(share=0.5, top_k=3))[0])
+    assert np.array_equal(loaded.decode(codes, (12, 12)), codec.decode(codes, (12, 12)))
+    with pytest.raises(UserError, match="code dimensions: decoder 8, tokenizer 5"):
+        save_bundle(
+            tmp_path / "both",
+            vision_tokenizer=codec,
+            text_tokenizer=tiny_models.text_tokenizer(),
+            decoder=tiny_models.decoder_part(),
+            origin={},
+        )
 
 
 def test_saving_replaces_a_bundle_and_nothing_else(folder, tmp_path):

@@ -1,6 +1,7 @@
 """The experiments: one frozen dataclass a kind, with its cross-field rules, and the way there from a ConfigDict."""
 
 import dataclasses
+import operator
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
@@ -82,11 +83,23 @@ class TokenizerExperiment(Experiment):
         if self.pictures.size not in self.model.family.sizes:
             fix = f"use one of {self.model.family.sizes}, or add it to the family"
             yield Fault("pictures.size", self.pictures.size, "must be in model.family.sizes", fix)
-        if not self.teacher and (self.loss.needs_teacher or self.init_from_teacher):
+        if not self.model.quantizer.dual:
+            yield from self._single_codebook_faults()
+        elif not self.teacher and (self.loss.needs_teacher or self.init_from_teacher):
             fix = "give the --workdir of a contrastive run, or set the loss's distillation weights to 0"
             yield Fault("teacher", self.teacher, "distillation and init_from_teacher need a teacher", fix)
         if not 0 <= self.mirror_share <= 1:
             yield Fault("mirror_share", self.mirror_share, "is a share", "use a number from 0 to 1")
+
+    def _single_codebook_faults(self) -> Iterator[Fault]:
+        """A single codebook has no semantic branch, so nothing that only such a branch can use."""
+        rule = "a single codebook (model.quantizer.semantic_dim = 0) has no semantic branch"
+        names = ("teacher", "init_from_teacher", "loss.distillation_cosine", "loss.distillation_l2")
+        for name in names:
+            value = operator.attrgetter(name)(self)
+            if value:
+                off = type(value)()
+                yield Fault(name, value, rule, f"set it to {off!r}, or give the quantizer a semantic_dim")
 
     def input_faults(self) -> Iterator[Fault]:
         """Runs that must be there and are not."""

@@ -24,6 +24,7 @@ class QuantizerConfig:
 
     codes: int = 1024
     semantic_dim: int = 8
+    """0 = a single codebook, of pixels alone (VQGAN)."""
     pixel_dim: int = 8
     semantic_weight: float = 1.0
     """Weight of the squared distance between semantic halves."""
@@ -44,12 +45,17 @@ class QuantizerConfig:
         """Width of a code (C): semantic and pixel half."""
         return self.semantic_dim + self.pixel_dim
 
+    @property
+    def dual(self) -> bool:
+        """Whether codes have a semantic half."""
+        return self.semantic_dim > 0
+
     def faults(self) -> Iterator[Fault]:
         """The rules this configuration breaks."""
-        for name in ("codes", "semantic_dim", "pixel_dim", "revive_after"):
+        for name in ("codes", "pixel_dim", "revive_after"):
             if getattr(self, name) < 1:
                 yield Fault(name, getattr(self, name), "must be at least 1", "use e.g. 8")
-        for name in ("semantic_weight", "pixel_weight", "refiners"):
+        for name in ("semantic_dim", "semantic_weight", "pixel_weight", "refiners"):
             if getattr(self, name) < 0:
                 yield Fault(name, getattr(self, name), "must not be negative", "use 0 to switch it off")
         if not 0 <= self.decay < 1:

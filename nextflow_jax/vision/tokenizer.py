@@ -10,7 +10,8 @@ API for training (see nextflow_jax/vision/losses.py for the loss):
     output, new = tokenizer.apply(variables, images, train=True, key=key, mutable=["codebook"])
     loss, metrics = tokenizer_loss(output, images, teacher_features, loss_config)     # new["codebook"] replaces the old
 
-Images are float32 [B, H, W, 3] in [-1, 1], of any size that `config.family` lists. Source: recipe section 2 (TokenFlow,
+Images are float32 [B, H, W, 3] in [-1, 1], of any size that `config.family` lists. A single codebook
+(`quantizer.semantic_dim` = 0, the VQGAN baseline) leaves the upper row out. Source: recipe section 2 (TokenFlow,
 arXiv 2412.03069; NextFlow, arXiv 2601.02204).
 """
 
@@ -54,7 +55,8 @@ class VisionTokenizerConfig:
 
     def faults(self) -> Iterator[Fault]:
         """The rules this configuration breaks."""
-        for name, stride in (("vit.patch", self.vit.patch), ("pixel", self.pixel.stride)):
+        strides = {"vit.patch": self.vit.patch} if self.quantizer.dual else {}
+        for name, stride in {**strides, "pixel": self.pixel.stride}.items():
             if stride != self.family.stride:
                 rule = f"its stride must be the family's, {self.family.stride}"
                 yield Fault(name, stride, rule, "change it, or family.stride")
@@ -69,8 +71,8 @@ class TokenizerOutput(NamedTuple):
 
     reconstruction: Float[Array, "B H W 3"]
     """float32, meant for [-1, 1], not clamped."""
-    semantic: Float[Array, "B Y X D"]
-    """The semantic decoder's prediction of the teacher's patch features, float32."""
+    semantic: Float[Array, "B Y X D"] | None
+    """The semantic decoder's prediction of the teacher's patch features, float32; None with a single codebook."""
     codes: Int[Array, "B N"]
     commitment: tuple[Float[Array, ""], Float[Array, ""]]
     """(sum, weight)."""
@@ -85,14 +87,15 @@ class VisionTokenizer(nn.Module):
 
     def setup(self) -> None:
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.semantic_encoder = ViT(config.vit, dtype)
-        self.semantic_projection = dense(config.quantizer.semantic_dim, ("embed", "code"), jnp.float32)
+        if config.quantizer.dual:
+            self.semantic_encoder = ViT(config.vit, dtype)
+            self.semantic_projection = dense(config.quantizer.semantic_dim, ("embed", "code"), jnp.float32)
+            self.semantic_expansion = dense(config.semantic_decoder.width, ("code", "embed"), dtype)
+            self.semantic_decoder = Transformer(config.semantic_decoder, dtype)
+            self.semantic_head = dense(config.teacher_width, ("embed", None), jnp.float32)
         self.pixel_encoder = PixelEncoder(config.pixel, dtype)
         self.pixel_projection = dense(config.quantizer.pixel_dim, ("conv_in", "code"), jnp.float32)
         self.quantizer = Quantizer(config.quantizer)
-        self.semantic_expansion = dense(config.semantic_decoder.width, ("code", "embed"), dtype)
-        self.semantic_decoder = Transformer(config.semantic_decoder, dtype)
-        self.semantic_head = dense(config.teacher_width, ("embed", None), jnp.float32)
         self.pixel_expansion = dense(config.pixel.latent, ("code", "conv_out"), dtype)
         self.pixel_decoder = PixelDecoder(config.pixel, dtype)
 
@@ -110,7 +113,7 @@ class VisionTokenizer(nn.Module):
         quantised = self.quantizer(self.encode_features(images), schedule, train=train, key=key)
         return TokenizerOutput(
             reconstruction=self.decode_features(quantised.features),
-            semantic=self.decode_semantic(quantised.features),
+            semantic=self.decode_semantic(quantised.features) if self.config.quantizer.dual else None,
             codes=quantised.codes,
             commitment=quantised.commitment,
             stats=quantised.stats,
@@ -118,8 +121,10 @@ class VisionTokenizer(nn.Module):
 
     def encode_features(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B Y X C"]:
         """Continuous features on the code grid, semantic half first; float32."""
-        semantic = self.semantic_projection(self.semantic_encoder(images))
         pixel = self.pixel_projection(self.pixel_encoder(images))
+        if not self.config.quantizer.dual:
+            return pixel
+        semantic = self.semantic_projection(self.semantic_encoder(images))
         return jnp.concatenate([semantic, pixel], axis=-1)
 
     def encode(
@@ -142,7 +147,13 @@ class VisionTokenizer(nn.Module):
         return self.pixel_decoder(self.pixel_expansion(visible))
 
     def decode_semantic(self, features: Float[Array, "B Y X C"]) -> Float[Array, "B Y X D"]:
-        """The teacher's patch features as predicted from the semantic half."""
+        """The teacher's patch features as predicted from the semantic half.
+
+        Raises:
+          ValueError: a single codebook has no semantic half.
+        """
+        if not self.config.quantizer.dual:
+            raise ValueError("quantizer.semantic_dim = 0: a single codebook has no semantic half to decode")
         x = self.semantic_expansion(features[..., : self.config.quantizer.semantic_dim])
         batch, rows, columns, width = x.shape
         x = self.semantic_decoder(x.reshape(batch, rows * columns, width))

@@ -15,8 +15,12 @@ from nextflow_jax.training.experiment import (
     build_experiment,
     prepare_experiment,
 )
+from nextflow_jax.vision.codebook import QuantizerConfig
+from nextflow_jax.vision.tokenizer import VisionTokenizerConfig
 from tests import tiny_models
 from tests.training import small
+
+SINGLE = VisionTokenizerConfig(quantizer=QuantizerConfig(semantic_dim=0))
 
 
 @pytest.mark.parametrize("kind", EXPERIMENTS)
@@ -35,6 +39,11 @@ def broken(experiment, **fields):
         (broken(ContrastiveExperiment(), pictures=small.PICTURES), r"config.pictures.size = \(12, 12\): must be mult"),
         (TokenizerExperiment(), "config.teacher = '': distillation and init_from_teacher need a teacher"),
         (broken(TokenizerExperiment(), pictures=small.PICTURES), "must be in model.family.sizes"),
+        (
+            broken(TokenizerExperiment(teacher="runs/t", init_from_teacher=True), model=SINGLE),
+            "config.teacher = 'runs/t': a single codebook .* set it to ''.*config.init_from_teacher = True: "
+            "a single .* set it to False.*config.loss.distillation_cosine = 0.1: .* set it to 0.0.*config.loss.distillation_l2",
+        ),
         (broken(TokenizerExperiment(), mirror_share=2.0), "config.mirror_share = 2.0: is a share"),
         (broken(ContrastiveExperiment(), rules=(("embde", ()),)), "config.rules.*did you mean embed"),
         (broken(ContrastiveExperiment(), train=dataclasses.replace(small.TRAIN, steps=0)), "config.train.steps = 0"),

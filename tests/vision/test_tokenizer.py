@@ -107,6 +107,26 @@ def test_a_few_steps_lower_the_loss(config, variables, images):
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
 
 
+@pytest.fixture(scope="module")
+def single(config):
+    """One codebook, of pixels alone; the ViT's patch then binds nothing."""
+    quantizer = dataclasses.replace(config.quantizer, semantic_dim=0)
+    return dataclasses.replace(config, quantizer=quantizer, vit=dataclasses.replace(config.vit, patch=7))
+
+
+def test_a_single_codebook_has_no_semantic_branch_and_trains(single, random_variables, images):
+    preflight(single)
+    variables = random_variables(VisionTokenizer(single), jnp.zeros((1, 16, 16, 3)), train=False)
+    assert not any("semantic" in name for name in variables["params"])
+    assert variables["codebook"]["quantizer"]["embedding"].shape == (32, 5)
+    out, _ = forward(single, variables, images[16, 16], jax.random.key(0), train=True)
+    assert out.semantic is None
+    weights = TokenizerLossConfig(distillation_cosine=0.0, distillation_l2=0.0)
+    assert np.isfinite(tokenizer_loss(out, images[16, 16], None, weights)[0])
+    with pytest.raises(ValueError, match="no semantic half"):
+        VisionTokenizer(single).apply(variables, out.reconstruction[:, :4, :4, :], method="decode_semantic")
+
+
 def test_codes_are_float32_whatever_the_compute_type(config, variables, images):
     half = dataclasses.replace(config, dtype="bfloat16")
     out = jax.eval_shape(lambda: forward(half, variables, images[16, 16]))[0]
