@@ -43,9 +43,9 @@ is_supported .venv/bin/python || fail ".venv has $(.venv/bin/python --version), 
 stamp=.venv/nextflow_jax.stamp
 wanted="$(cat setup.cfg pyproject.toml launch/constraints.txt | cksum)"
 if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
-  echo "setup: installing nextflow_jax[openmoji,eval,dev] (a few minutes the first time)"
+  echo "setup: installing nextflow_jax[openmoji,photographs,eval,dev] (a few minutes the first time)"
   .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --retries 5 \
-    --constraint launch/constraints.txt --editable '.[openmoji,eval,dev]' </dev/null \
+    --constraint launch/constraints.txt --editable '.[openmoji,photographs,eval,dev]' </dev/null \
     || fail "pip could not install the packages (its message is above); check the network and rerun"
   echo "$wanted" >"$stamp"
 fi

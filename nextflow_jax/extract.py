@@ -9,7 +9,8 @@ import tqdm
 
 from nextflow_jax import command, compile_cache
 from nextflow_jax.bundle import is_bundle, load_bundle
-from nextflow_jax.config import choose, load_experiment, preflight
+from nextflow_jax.config import load_experiment, preflight
+from nextflow_jax.data.document_sources import make_documents
 from nextflow_jax.data.documents import Document, document_texts
 from nextflow_jax.data.extraction import Extracted, extract
 from nextflow_jax.data.pictures import SPLITS, PictureSet, open_pictures
@@ -65,11 +66,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def make_all_documents(pictures: PictureSet, tasks: Sequence[str], seed: int) -> dict[str, list[Document]]:
     """The documents of every split that the data set's pictures make."""
-    # Imported here because every data set needs packages of its own, which open_pictures has asked for.
-    from nextflow_jax.data.openmoji.tasks import make_documents
-
-    make = choose("config.pictures.name", pictures.config.name, {"openmoji": make_documents})
-    return {split: make(pictures, split, tasks, seed) for split in SPLITS}
+    return {split: make_documents(pictures, split, tasks, seed) for split in SPLITS}
 
 
 def summarise(out: str | pathlib.Path, extracted: Extracted) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import importlib
 import json
 import re
 from collections import defaultdict
@@ -160,14 +161,22 @@ def open_pictures(config: PicturesConfig) -> PictureSet:
     return choose("config.pictures.name", config.name, SOURCES)(config)
 
 
-def _open_openmoji(config: PicturesConfig) -> PictureSet:
-    try:
-        from nextflow_jax.data.openmoji.builder import open_openmoji
-    except ImportError as error:
-        message = f"OpenMoji needs {error.name}, which is not installed; pip install 'nextflow_jax[openmoji]'"
-        raise UserError(message) from error
-    return open_openmoji(config)
+def _opener(module: str, function: str, extra: str) -> Callable[[PicturesConfig], PictureSet]:
+    """The function that opens a data set, imported when it is called: each data set needs packages of its own."""
+
+    def open_set(config: PicturesConfig) -> PictureSet:
+        try:
+            found = getattr(importlib.import_module(f"nextflow_jax.data.{module}"), function)
+        except ImportError as error:
+            needs = f"pictures {config.name!r} need {error.name}, which is not installed"
+            raise UserError(f"{needs}; pip install 'nextflow_jax[{extra}]'") from error
+        return found(config)
+
+    return open_set
 
 
-SOURCES: Mapping[str, Callable[[PicturesConfig], PictureSet]] = {"openmoji": _open_openmoji}
-"""Data sets by name; imported when they are opened, for each needs packages of its own."""
+SOURCES: dict[str, Callable[[PicturesConfig], PictureSet]] = {
+    "openmoji": _opener("openmoji.builder", "open_openmoji", "openmoji"),
+    "photographs": _opener("photographs", "open_photographs", "photographs"),
+}
+"""Data sets by name."""

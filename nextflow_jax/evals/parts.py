@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from nextflow_jax.data.document_sources import make_documents
 from nextflow_jax.data.documents import Document
 from nextflow_jax.data.keys import numpy_generator
 from nextflow_jax.data.pictures import PictureSet
@@ -40,9 +41,6 @@ class Subject:
 
     def documents(self, task: str, split: str, count: int, draw: str) -> list[Document]:
         """At most `count` documents of a task, in the main language; which ones depends on the name `draw`."""
-        # Imported here because the data set needs packages of its own, which open_pictures has asked for.
-        from nextflow_jax.data.openmoji.tasks import make_documents
-
         every = make_documents(self.pictures, split, (task,), self.config.seed)
         spoken = {f"{task}/{language}/": language for language in self.pictures.config.languages}
         items = [
