@@ -32,7 +32,7 @@ EXPECTED = {
 
 
 def assert_same(found, expected):
-    assert list(sorted(found)) == sorted(expected)
+    assert sorted(found) == sorted(expected)
     for name, array in expected.items():
         assert found[name].dtype == array.dtype, name
         np.testing.assert_array_equal(found[name], array, err_msg=name)
