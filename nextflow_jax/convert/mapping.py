@@ -18,6 +18,7 @@ Arrays are asked for one at a time and in the order of the table: a mapping that
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -153,15 +154,16 @@ def write(rows: Sequence[Row], tree: Mapping[str, Any]) -> dict[str, np.ndarray]
 
 def matches(pattern: str, name: str) -> dict[str, int] | None:
     """The integers that the fields of `pattern` take in `name`, or None where it does not match."""
-    found = re.fullmatch(_expression(pattern), name)
+    found = _expression(pattern).fullmatch(name)
     return None if found is None else {field: int(value) for field, value in found.groupdict().items()}
 
 
-def _expression(pattern: str) -> str:
+@functools.cache
+def _expression(pattern: str) -> re.Pattern:
     pieces = re.split(r"\{(\w+)\}", pattern)
     literal = (re.escape(piece).replace(r"\*", ".*") for piece in pieces[::2])
     fields = [rf"(?P<{field}>0|[1-9]\d*)" for field in pieces[1::2]] + [""]
-    return "".join(text + field for text, field in zip(literal, fields))
+    return re.compile("".join(text + field for text, field in zip(literal, fields)))
 
 
 def _fields(pattern: str) -> list[str]:
