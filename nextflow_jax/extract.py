@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     experiment = _experiment(options.config, overrides)
     codec = _load_codec(options.tokenizer, experiment.extraction.batch_size)
     codec.family.schedule(experiment.pictures.size)
-    pictures = open_pictures(experiment.pictures)
+    pictures = open_pictures(experiment.pictures).without_broken()
     documents = make_all_documents(pictures, experiment.extraction.tasks, experiment.seed)
     with _Progress() as progress:
         extracted = extract(

@@ -13,6 +13,9 @@ BASE_LADDER = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64)
 LEVEL_SCALES = {256: 12, 512: 16, 1024: 18}
 """How many entries of the base ladder each resolution level uses."""
 
+LEVEL_STRIDE = 16
+"""Pixels a cell of the final grid covers on each side, at every level."""
+
 _WIDE_GRIDS = (
     (32, 128), (32, 124), (32, 120), (32, 116), (36, 112), (36, 108), (36, 104), (40, 100), (40, 96), (44, 92),
     (44, 88), (44, 84), (48, 84), (48, 80), (52, 76), (52, 72), (56, 72), (56, 68), (60, 68), (60, 64),
@@ -154,3 +157,21 @@ class ScheduleFamily:
             yield Fault("ladder", self.ladder, "must start at 1 and grow", "use e.g. (1, 2, 3, 4)")
         if not self.sizes:
             yield Fault("sizes", self.sizes, "at least one size is needed", "use e.g. ((32, 32),)")
+
+
+@functools.cache
+def level_family(level: int, stride: int = LEVEL_STRIDE) -> ScheduleFamily:
+    """The family of a resolution level: all 41 picture sizes from 1:4 to 4:1, with the published schedules.
+
+    `level_family(level).schedule(size)` is `level_schedule(level, grid)` of the size's 1024-level grid.
+
+    Args:
+      level: 256, 512 or 1024 (pixels on the side of the square).
+      stride: pixels a cell of the final grid covers on each side.
+
+    Raises:
+      UserError: an unknown level.
+    """
+    schedules = [level_schedule(level, grid) for grid in FINAL_GRIDS]
+    sizes = tuple((stride * rows, stride * columns) for rows, columns in (each.final_grid for each in schedules))
+    return ScheduleFamily(BASE_LADDER[: LEVEL_SCALES[level]], stride, sizes)

@@ -3,7 +3,15 @@
 import pytest
 
 from nextflow_jax.errors import UserError
-from nextflow_jax.scales import BASE_LADDER, FINAL_GRIDS, ScaleSchedule, ScheduleFamily, level_schedule, make_schedule
+from nextflow_jax.scales import (
+    BASE_LADDER,
+    FINAL_GRIDS,
+    ScaleSchedule,
+    ScheduleFamily,
+    level_family,
+    level_schedule,
+    make_schedule,
+)
 
 
 @pytest.mark.parametrize(("level", "scales", "tokens"), [(256, 12, 900), (512, 16, 3684), (1024, 18, 10084)])
@@ -49,3 +57,18 @@ def test_a_family_knows_its_sizes_only():
     with pytest.raises(UserError, match="32x32, 32x64"):
         family.schedule((64, 64))
     assert [fault.field for fault in ScheduleFamily(sizes=((30, 32),)).faults()] == ["sizes"]
+
+
+@pytest.mark.parametrize(("level", "scales"), [(256, 12), (512, 16), (1024, 18)])
+def test_the_family_of_a_level_has_all_published_schedules(level, scales):
+    family = level_family(level)
+    assert not list(family.faults()) and len(set(family.sizes)) == 41 and (level, level) in family.sizes
+    assert family.max_scales == scales and (level // 2, 2 * level) in family.sizes
+    for grid, size in zip(FINAL_GRIDS, family.sizes):
+        assert family.schedule(size) == level_schedule(level, grid)
+        assert size[0] / size[1] == grid[0] / grid[1]
+
+
+def test_a_family_of_no_level():
+    with pytest.raises(UserError, match="known levels"):
+        level_family(128)

@@ -14,10 +14,32 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nextflow_jax.config import Fault, choose, preflight
+from nextflow_jax.data.image_files import ImageLimits, Size
 from nextflow_jax.errors import UserError
 
 SPLITS = ("train", "validation", "heldout")
 """`validation`: families never trained on; `heldout`: unseen combinations of a base and an attribute both seen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderConfig:
+    """Of `name = "folder"`: which of the user's files are refused, and how the rest is divided."""
+
+    validation_share: float = 0.05
+    """Drawn by hashing file names, so that it stays when files are added."""
+    max_failed_share: float = 0.01
+    """Share of the image files that may be refused; a run with more stops."""
+    max_files: int = 1_000_000
+    """Every file's header is read when the folder is opened."""
+    limits: ImageLimits = ImageLimits()
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields the rules that the fields break."""
+        for name in ("validation_share", "max_failed_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                yield Fault(name, getattr(self, name), "is a share", "use a number from 0 to 1")
+        if self.max_files < 1:
+            yield Fault("max_files", self.max_files, "must be at least 1", "use e.g. 1_000_000")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +48,7 @@ class PicturesConfig:
 
     name: str = "openmoji"
     root: str = "data/openmoji"
-    """Folder that the data set is built in, when it is not there yet."""
+    """Folder that the data set is built in, when it is not there yet; of "folder": where the image files are."""
     size: tuple[int, int] = (32, 32)
     """Height and width in pixels."""
     background: str = "#ffffff"
@@ -34,6 +56,7 @@ class PicturesConfig:
     subset: str = "quickstart"
     languages: tuple[str, ...] = ("en",)
     """Languages of the captions, ISO 639-1; the first is the main one."""
+    folder: FolderConfig = FolderConfig()
 
     def faults(self) -> Iterator[Fault]:
         """Yields the rules that the fields break."""
@@ -72,6 +95,10 @@ class Picture(PictureInfo):
     image: UInt8[np.ndarray, "height width 3"]
 
 
+class BrokenPicture(UserError):
+    """A picture that turned out to be unreadable when its pixels were asked for."""
+
+
 class PictureSet:
     """Pictures by key, in a fixed order; pixels are read when a picture is asked for, all else is in memory.
 
@@ -80,6 +107,9 @@ class PictureSet:
       infos: one entry a picture, in the order of the data set.
       read_image: position in `infos` -> uint8 [height, width, 3].
       metadata: facts about the data set as a whole, JSON-ready: `sources`, `train_twins`, ...
+      native_sizes: height and width of every picture as it came; `config.size` when None.
+      read_sized: (position, size) -> uint8 of that size, where other sizes than `config.size` can be read. Raises
+        BrokenPicture; only such sets have broken pictures.
     """
 
     def __init__(
@@ -88,9 +118,13 @@ class PictureSet:
         infos: Sequence[PictureInfo],
         read_image: Callable[[int], UInt8[np.ndarray, "height width 3"]],
         metadata: Mapping[str, Any],
+        native_sizes: Sequence[Size] | None = None,
+        read_sized: Callable[[int, Size], UInt8[np.ndarray, "height width 3"]] | None = None,
     ):
         self.config = config
         self.metadata = metadata
+        self._native_sizes = native_sizes
+        self._read_sized = read_sized
         self._infos = {info.key: info for info in infos}
         self._positions = {info.key: position for position, info in enumerate(infos)}
         self._read_image = read_image
@@ -128,13 +162,60 @@ class PictureSet:
             raise UserError(f"split {name!r} is not known; splits are {', '.join(SPLITS)}")
         return [key for key, info in self._infos.items() if info.split == name]
 
-    def images(self, keys: Sequence[str]) -> UInt8[np.ndarray, "pictures height width 3"]:
-        """The pixels of several pictures, stacked."""
-        height, width = self.config.size
-        batch = np.empty((len(keys), height, width, 3), np.uint8)
+    def native_size(self, key: str) -> Size:
+        """Height and width of the picture as it came, before any cropping and resizing."""
+        position = self._positions[self.info(key).key]
+        return self.config.size if self._native_sizes is None else self._native_sizes[position]
+
+    def images(self, keys: Sequence[str], size: Size | None = None) -> UInt8[np.ndarray, "pictures height width 3"]:
+        """The pixels of several pictures, stacked.
+
+        Args:
+          keys: which.
+          size: height and width; `config.size` when None.
+
+        Raises:
+          UserError: the data set has no other size than `config.size`; BrokenPicture: a picture cannot be read.
+        """
+        size = self.config.size if size is None else tuple(size)
+        if size != self.config.size and self._read_sized is None:
+            raise UserError(
+                f"config.pictures.name {self.config.name!r} has pictures of {self.config.size} pixels, not {size}; "
+                "pictures of several sizes come from 'folder'"
+            )
+        batch = np.empty((len(keys), *size, 3), np.uint8)
         for row, key in enumerate(keys):
-            batch[row] = self._read_image(self._positions[self.info(key).key])
+            position = self._positions[self.info(key).key]
+            resized = size != self.config.size
+            batch[row] = self._read_sized(position, size) if resized else self._read_image(position)
         return batch
+
+    def without_broken(self) -> "PictureSet":
+        """The pictures that can be read; looks at every one where any may be broken.
+
+        Raises:
+          UserError: more are broken than the configuration allows.
+        """
+        if self._read_sized is None:
+            return self
+        good = [position for position, key in enumerate(self._infos) if not self._is_broken(key)]
+        infos = self.infos()
+        native = None if self._native_sizes is None else [self._native_sizes[position] for position in good]
+        return PictureSet(
+            self.config,
+            [infos[position] for position in good],
+            lambda position: self._read_image(good[position]),
+            self.metadata,
+            native,
+            lambda position, size: self._read_sized(good[position], size),
+        )
+
+    def _is_broken(self, key: str) -> bool:
+        try:
+            self.images([key])
+        except BrokenPicture:
+            return True
+        return False
 
     @functools.cached_property
     def twins(self) -> dict[str, tuple[str, ...]]:
@@ -161,7 +242,7 @@ def open_pictures(config: PicturesConfig) -> PictureSet:
     return choose("config.pictures.name", config.name, SOURCES)(config)
 
 
-def _opener(module: str, function: str, extra: str) -> Callable[[PicturesConfig], PictureSet]:
+def _opener(module: str, function: str, extra: str = "") -> Callable[[PicturesConfig], PictureSet]:
     """The function that opens a data set, imported when it is called: each data set needs packages of its own."""
 
     def open_set(config: PicturesConfig) -> PictureSet:
@@ -169,7 +250,8 @@ def _opener(module: str, function: str, extra: str) -> Callable[[PicturesConfig]
             found = getattr(importlib.import_module(f"nextflow_jax.data.{module}"), function)
         except ImportError as error:
             needs = f"pictures {config.name!r} need {error.name}, which is not installed"
-            raise UserError(f"{needs}; pip install 'nextflow_jax[{extra}]'") from error
+            package = f"nextflow_jax[{extra}]" if extra else "nextflow_jax"
+            raise UserError(f"{needs}; pip install '{package}'") from error
         return found(config)
 
     return open_set
@@ -178,5 +260,6 @@ def _opener(module: str, function: str, extra: str) -> Callable[[PicturesConfig]
 SOURCES: dict[str, Callable[[PicturesConfig], PictureSet]] = {
     "openmoji": _opener("openmoji.builder", "open_openmoji", "openmoji"),
     "photographs": _opener("photographs", "open_photographs", "photographs"),
+    "folder": _opener("folder", "open_folder"),
 }
 """Data sets by name."""
