@@ -1,16 +1,29 @@
-"""The pixel branch: a VQGAN-style convolutional encoder and decoder around the code grid (recipe section 2)."""
+"""The pixel branch: VQGAN's convolutional encoder and decoder (arXiv 2012.09841) around the code grid."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nextflow_jax.config import Fault
-from nextflow_jax.vision.transformer import NORM_EPSILON, partitioned
+from nextflow_jax.vision.conv_layers import Double, NormAct, ResidualBlock, SelfAttention, convolution, downsample
 from nextflow_jax.vision.vit import join_patches, split_patches
+
+
+def _is_convolution(primitive: object, *_: object, **__: object) -> bool:
+    return primitive is jax.lax.conv_general_dilated_p
+
+
+REMAT_POLICIES: dict[str, Callable | None] = {
+    "none": None,
+    "convolutions": _is_convolution,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What the backward pass finds stored of each block: everything, outputs of convolutions only, or its input only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +31,9 @@ class PixelConfig:
     """Channels and depth of the convolutional encoder and decoder.
 
     The picture is first cut into `stem` x `stem` patches (space-to-depth), which moves all convolutions to coarse
-    grids; each level after the first halves the grid. stem=1 with multipliers (1, 1, 2, 2, 4) is the published shape.
+    grids; each level after the first halves the grid. Published shape (TokenFlow, the recipe): stem=1, multipliers
+    (1, 1, 2, 2, 4), bases 128, encoder_blocks=2, decoder_blocks=3 (VQGAN's decoders have one more), latent=256,
+    groups=32, attention=True.
     """
 
     stem: int = 4
@@ -34,6 +49,13 @@ class PixelConfig:
     """Channels between the convolutions and the code projection."""
     groups: int = 8
     """Groups of the group norm."""
+    attention: bool = False
+    """Attention at the coarsest level after each residual block, and a middle section (residual block, attention,
+    residual block) between the coarsest level and the latents."""
+    projection_size: int = 1
+    """Side of the convolutions between latents and codes: 1 (TokenFlow) or 3 (VAR)."""
+    remat: str = "none"
+    """A key of REMAT_POLICIES, for every residual and attention block."""
 
     @property
     def stride(self) -> int:
@@ -46,56 +68,13 @@ class PixelConfig:
             yield Fault("multipliers", self.multipliers, "at least one level is needed", "use e.g. (1, 2)")
         for name in ("encoder_base", "decoder_base"):
             base = getattr(self, name)
-            if any(base * multiplier % self.groups for multiplier in self.multipliers):
+            if any(base * multiplier % self.groups for multiplier in (1, *self.multipliers)):
                 upper = -(-base // self.groups) * self.groups
                 yield Fault(name, base, f"channels must be multiples of groups = {self.groups}", f"use {upper}")
-
-
-def convolution(features: int, dtype: DTypeLike, name: str, size: int = 3, stride: int = 1) -> nn.Conv:
-    """A `size` x `size` convolution that keeps the grid (divided by `stride`)."""
-    return nn.Conv(
-        features,
-        (size, size),
-        (stride, stride),
-        dtype=dtype,
-        kernel_init=partitioned(nn.initializers.lecun_normal(), None, None, "conv_in", "conv_out"),
-        bias_init=partitioned(nn.initializers.zeros, "conv_out"),
-        name=name,
-    )
-
-
-class NormAct(nn.Module):
-    """Group norm (statistics in float32), then SiLU."""
-
-    groups: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B Y X I"]) -> Float[Array, "B Y X I"]:
-        scale_init = partitioned(nn.initializers.ones, "conv_out")
-        bias_init = partitioned(nn.initializers.zeros, "conv_out")
-        norm = nn.GroupNorm(
-            self.groups, epsilon=NORM_EPSILON, dtype=self.dtype, scale_init=scale_init, bias_init=bias_init, name="norm"
-        )
-        return nn.silu(norm(x))
-
-
-class ResidualBlock(nn.Module):
-    """Two normalised convolutions around which the input passes, projected when the channels change."""
-
-    channels: int
-    groups: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B Y X I"]) -> Float[Array, "B Y X O"]:
-        hidden = x
-        for index in (1, 2):
-            hidden = NormAct(self.groups, self.dtype, name=f"norm_{index}")(hidden)
-            hidden = convolution(self.channels, self.dtype, f"conv_{index}")(hidden)
-        if x.shape[-1] != self.channels:
-            x = convolution(self.channels, self.dtype, "skip", size=1)(x)
-        return x + hidden
+        if self.projection_size % 2 != 1:
+            yield Fault("projection_size", self.projection_size, "must be odd to keep the grid", "use 1 or 3")
+        if self.remat not in REMAT_POLICIES:
+            yield Fault("remat", self.remat, f"must be one of {sorted(REMAT_POLICIES)}", "use 'none'")
 
 
 class PixelEncoder(nn.Module):
@@ -106,16 +85,15 @@ class PixelEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B Y X Z"]:
-        config = self.config
-        channels = [config.encoder_base * multiplier for multiplier in config.multipliers]
-        x = split_patches(images.astype(self.dtype), config.stem)
-        x = convolution(channels[0], self.dtype, "stem")(x)
-        for level, width in enumerate(channels):
-            if level:
-                x = convolution(width, self.dtype, f"down_{level}", stride=2)(x)
-            for block in range(config.encoder_blocks):
-                x = ResidualBlock(width, config.groups, self.dtype, name=f"level_{level}_block_{block}")(x)
-        return convolution(config.latent, self.dtype, "out")(NormAct(config.groups, self.dtype, name="out_norm")(x))
+        config, dtype = self.config, self.dtype
+        widths = [config.encoder_base * multiplier for multiplier in config.multipliers]
+        layers = [convolution(config.encoder_base, dtype, "stem")]
+        for level, width in enumerate(widths):
+            layers += _level(config, level, width, config.encoder_blocks, dtype)
+            if level < len(widths) - 1:
+                layers.append(downsample(width, dtype, f"down_{level}"))
+        layers += [*_middle(config, widths[-1], dtype), *_head(config, config.latent, dtype)]
+        return _run(layers, split_patches(images.astype(dtype), config.stem))
 
 
 class PixelDecoder(nn.Module):
@@ -127,19 +105,59 @@ class PixelDecoder(nn.Module):
     @nn.compact
     def __call__(self, latents: Float[Array, "B Y X Z"]) -> Float[Array, "B H W 3"]:
         """Values are meant for [-1, 1] and not clamped."""
-        config = self.config
-        channels = [config.decoder_base * multiplier for multiplier in config.multipliers]
-        x = convolution(channels[-1], self.dtype, "stem")(latents.astype(self.dtype))
-        for level in reversed(range(len(channels))):
-            for block in range(config.decoder_blocks):
-                x = ResidualBlock(channels[level], config.groups, self.dtype, name=f"level_{level}_block_{block}")(x)
-            if level:
-                x = convolution(channels[level - 1], self.dtype, f"up_{level}")(_double(x))
-        x = convolution(3 * config.stem**2, self.dtype, "out")(NormAct(config.groups, self.dtype, name="out_norm")(x))
-        return join_patches(x, config.stem).astype(jnp.float32)
+        layers = [layer for stage in decoder_stages(self.config, self.dtype) for layer in stage]
+        x = _run(layers, latents.astype(self.dtype))
+        return join_patches(x, self.config.stem).astype(jnp.float32)
 
 
-def _double(x: Float[Array, "B Y X I"]) -> Float[Array, "B Y2 X2 I"]:
-    batch, rows, columns, channels = x.shape
-    repeated = jnp.broadcast_to(x[:, :, None, :, None], (batch, rows, 2, columns, 2, channels))
-    return repeated.reshape(batch, rows * 2, columns * 2, channels)
+def decoder_stages(config: PixelConfig, dtype: DTypeLike) -> list[list[nn.Module]]:
+    """The pixel decoder's layers by level, coarse to fine, named as their parameters are.
+
+    All but the first stage begin with the layers that double the grid; the first holds all attention. Called in a
+    module, the layers are its own; called elsewhere they are free, for `layer.apply`.
+    """
+    widths = [config.decoder_base * multiplier for multiplier in config.multipliers]
+    stages = [[convolution(widths[-1], dtype, "stem"), *_middle(config, widths[-1], dtype)]]
+    for level in reversed(range(len(widths))):
+        stages[-1] += _level(config, level, widths[level], config.decoder_blocks, dtype)
+        if level:
+            stages.append([Double(), convolution(widths[level], dtype, f"up_{level}")])
+    stages[-1] += _head(config, 3 * config.stem**2, dtype)
+    return stages
+
+
+def _level(config: PixelConfig, level: int, width: int, blocks: int, dtype: DTypeLike) -> list[nn.Module]:
+    residual, attention = _remat(ResidualBlock, config), _remat(SelfAttention, config)
+    attends = config.attention and level == len(config.multipliers) - 1
+    layers = []
+    for block in range(blocks):
+        layers.append(residual(width, config.groups, dtype, name=f"level_{level}_block_{block}"))
+        if attends:
+            layers.append(attention(config.groups, dtype, name=f"level_{level}_attention_{block}"))
+    return layers
+
+
+def _middle(config: PixelConfig, width: int, dtype: DTypeLike) -> list[nn.Module]:
+    residual, attention = _remat(ResidualBlock, config), _remat(SelfAttention, config)
+    if not config.attention:
+        return []
+    return [
+        residual(width, config.groups, dtype, name="middle_block_0"),
+        attention(config.groups, dtype, name="middle_attention"),
+        residual(width, config.groups, dtype, name="middle_block_1"),
+    ]
+
+
+def _head(config: PixelConfig, features: int, dtype: DTypeLike) -> list[nn.Module]:
+    return [NormAct(config.groups, dtype, name="out_norm"), convolution(features, dtype, "out")]
+
+
+def _remat(layer: type[nn.Module], config: PixelConfig) -> type[nn.Module]:
+    policy = REMAT_POLICIES[config.remat]
+    return layer if policy is None else nn.remat(layer, policy=policy)
+
+
+def _run(layers: list[nn.Module], x: Float[Array, "B Y X I"]) -> Float[Array, "B V U O"]:
+    for layer in layers:
+        x = layer(x)
+    return x

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from nextflow_jax.config import Fault
@@ -29,6 +30,7 @@ from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScaleSchedule, ScheduleFamily
 from nextflow_jax.vision.cnn import PixelConfig, PixelDecoder, PixelEncoder
 from nextflow_jax.vision.codebook import QuantizerConfig
+from nextflow_jax.vision.conv_layers import convolution
 from nextflow_jax.vision.quantizer import Quantizer, SelfCorrection
 from nextflow_jax.vision.transformer import Transformer, TransformerConfig, dense
 from nextflow_jax.vision.vit import ViT, ViTConfig
@@ -94,9 +96,9 @@ class VisionTokenizer(nn.Module):
             self.semantic_decoder = Transformer(config.semantic_decoder, dtype)
             self.semantic_head = dense(config.teacher_width, ("embed", None), jnp.float32)
         self.pixel_encoder = PixelEncoder(config.pixel, dtype)
-        self.pixel_projection = dense(config.quantizer.pixel_dim, ("conv_in", "code"), jnp.float32)
+        self.pixel_projection = _cell_map(config.pixel, config.quantizer.pixel_dim, ("conv_in", "code"), jnp.float32)
         self.quantizer = Quantizer(config.quantizer)
-        self.pixel_expansion = dense(config.pixel.latent, ("code", "conv_out"), dtype)
+        self.pixel_expansion = _cell_map(config.pixel, config.pixel.latent, ("code", "conv_out"), dtype)
         self.pixel_decoder = PixelDecoder(config.pixel, dtype)
 
     def __call__(
@@ -178,6 +180,12 @@ def start_from_teacher(params: Any, teacher_vision: Any) -> Any:
             "give both the same vit configuration, or do not start from the teacher"
         )
     return {**params, "semantic_encoder": teacher_vision}
+
+
+def _cell_map(pixel: PixelConfig, features: int, axes: tuple[str, str], dtype: DTypeLike) -> nn.Module:
+    """What lies between latents and codes: a dense layer on each cell, or a convolution over its neighbours too."""
+    size = pixel.projection_size
+    return dense(features, axes, dtype) if size == 1 else convolution(features, dtype, size=size)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 
 from nextflow_jax.config import from_config_dict, preflight, to_config_dict
 from nextflow_jax.errors import UserError
@@ -165,3 +166,15 @@ def test_strides_that_do_not_meet_are_named(config):
 def test_an_unlisted_size_is_refused(config, variables):
     with pytest.raises(UserError, match="24x24 is not supported; this model knows 16x16, 16x24"):
         VisionTokenizer(config).apply(variables, jnp.zeros((1, 24, 24, 3)), train=False)
+
+
+def test_the_projection_around_the_codes_may_see_neighbours(config):
+    wide = dataclasses.replace(config, pixel=dataclasses.replace(config.pixel, projection_size=3))
+    images = jnp.zeros((1, 16, 24, 3))
+    output, variables = jax.eval_shape(
+        lambda: VisionTokenizer(wide).init_with_output(jax.random.key(0), images, train=False)
+    )
+    params = meta.unbox(variables)["params"]
+    assert output.reconstruction.shape == images.shape
+    assert params["pixel_projection"]["kernel"].shape == (3, 3, 8, 5)
+    assert params["pixel_expansion"]["kernel"].shape == (3, 3, 5, 8)
