@@ -68,7 +68,10 @@ def test_refused_files_are_counted_and_named(root, capsys):
     said = capsys.readouterr().err
     headers = {"damaged": 1, "empty": 1, "not an image": 2, "too large": 2, "too small": 2}
     assert pictures.metadata["refused"] == headers
-    assert "32 image files, 8 refused (damaged 1, empty 1, not an image 2, too large 2, too small 2), 0 other files" in said
+    assert (
+        "32 image files, 8 refused (damaged 1, empty 1, not an image 2, too large 2, too small 2), 0 other files"
+        in said
+    )
     with pytest.raises(BrokenPicture, match="truncated png.png: damaged.*; remove or repair the file"):
         pictures.images(["truncated png.png"])
     good = pictures.without_broken()
