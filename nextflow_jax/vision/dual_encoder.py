@@ -1,4 +1,4 @@
-"""The teacher: an image-text dual encoder trained with the sigmoid loss (SigLIP, arXiv 2303.15343).
+"""The teacher: an image-text dual encoder trained with the sigmoid loss (SigLIP, arXiv 2303.15343, and SigLIP 2).
 
 API for training and distillation:
 
@@ -22,9 +22,10 @@ from jaxtyping import Array, Float, Int
 from nextflow_jax.config import Fault
 from nextflow_jax.vision.losses import SumWeight
 from nextflow_jax.vision.transformer import INIT_SCALE, Transformer, TransformerConfig, dense, partitioned
-from nextflow_jax.vision.vit import AttentionPool, ViT, ViTConfig
+from nextflow_jax.vision.vit import AttentionPool, Patches, ViT, ViTConfig
 
 NORM_FLOOR = 1e-12
+TEXT_POOLING = ("mean", "last")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,12 @@ class DualEncoderConfig:
     text: TransformerConfig = TransformerConfig()
     max_text_tokens: int = 24
     """Captions are cut to this many tokens."""
+    text_pooling: str = "mean"
+    """"mean" over the real tokens; "last" (SigLIP 2): padded to `max_text_tokens`, all seen, the last one's vector."""
+    padding_token: int = 0
+    """What "last" pads with; it is seen like any other token."""
+    image_projection: bool = True
+    """A linear map after the image pooling; SigLIP 2 has none, so its embeddings are as wide as its ViT."""
     embedding_dim: int = 64
     initial_temperature: float = 10.0
     """Similarities are multiplied by it; learned (as its logarithm)."""
@@ -48,6 +55,13 @@ class DualEncoderConfig:
             yield Fault("initial_temperature", self.initial_temperature, "must be positive", "use 10.0")
         if self.max_text_tokens < 1:
             yield Fault("max_text_tokens", self.max_text_tokens, "must be at least 1", "use e.g. 24")
+        if self.text_pooling not in TEXT_POOLING:
+            yield Fault("text_pooling", self.text_pooling, f"must be one of {TEXT_POOLING}", "use 'mean'")
+        width = self.vit.transformer.width
+        if not self.image_projection and self.embedding_dim != width:
+            yield Fault(
+                "embedding_dim", self.embedding_dim, "is the ViT's width without image_projection", f"use {width}"
+            )
         if self.dtype not in ("float32", "bfloat16"):
             yield Fault("dtype", self.dtype, "must be float32 or bfloat16", "use 'float32'")
 
@@ -62,21 +76,28 @@ class DualEncoderOutput(NamedTuple):
 
 
 class TextTower(nn.Module):
-    """Token ids to one vector: transformer over the real tokens, mean over them."""
+    """Token ids to one vector: transformer, then the mean over the real tokens or the last position."""
 
     config: DualEncoderConfig
     vocabulary: int
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B E"], lengths: Int[Array, "B"]) -> Float[Array, "B D"]:
-        dtype, width = jnp.dtype(self.config.dtype), self.config.text.width
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
         table_init = partitioned(nn.initializers.normal(INIT_SCALE), "vocab", "embed")
-        table = self.param("embedding", table_init, (self.vocabulary, width))
+        table = self.param("embedding", table_init, (self.vocabulary, config.text.width))
         position_init = partitioned(nn.initializers.normal(INIT_SCALE), None, "embed")
-        positions = self.param("positions", position_init, (self.config.max_text_tokens, width))
-        x = (table[tokens] + positions[: tokens.shape[1]]).astype(dtype)
+        positions = self.param("positions", position_init, (config.max_text_tokens, config.text.width))
         mask = jnp.arange(tokens.shape[1]) < lengths[:, None]
-        x = Transformer(self.config.text, dtype, name="transformer")(x, mask)
+        if config.text_pooling == "last":
+            tokens = jnp.where(mask, tokens, config.padding_token)
+            missing = config.max_text_tokens - tokens.shape[1]
+            tokens = jnp.pad(tokens, ((0, 0), (0, missing)), constant_values=config.padding_token)
+        x = (table[tokens] + positions[: tokens.shape[1]]).astype(dtype)
+        transformer = Transformer(config.text, dtype, name="transformer")
+        if config.text_pooling == "last":
+            return transformer(x)[:, -1].astype(jnp.float32)
+        x = transformer(x, mask)
         weights = mask.astype(jnp.float32) / jnp.maximum(lengths, 1)[:, None]
         return jnp.einsum("BED,BE->BD", x.astype(jnp.float32), weights)
 
@@ -91,7 +112,8 @@ class DualEncoder(nn.Module):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         self.vision = ViT(config.vit, dtype)
         self.pool = AttentionPool(config.vit.transformer, dtype)
-        self.image_projection = dense(config.embedding_dim, ("embed", None), jnp.float32)
+        if config.image_projection:
+            self.image_projection = dense(config.embedding_dim, ("embed", None), jnp.float32)
         self.text = TextTower(config, self.text_vocabulary)
         self.text_projection = dense(config.embedding_dim, ("embed", None), jnp.float32)
         temperature_init = nn.initializers.constant(math.log(config.initial_temperature))
@@ -99,12 +121,12 @@ class DualEncoder(nn.Module):
         self.bias = self.param("bias", nn.initializers.constant(config.initial_bias), ())
 
     def __call__(
-        self, images: Float[Array, "B H W 3"], tokens: Int[Array, "B E"], lengths: Int[Array, "B"]
+        self, images: Float[Array, "B H W 3"] | Patches, tokens: Int[Array, "B E"], lengths: Int[Array, "B"]
     ) -> DualEncoderOutput:
         """Embeds pairs; row i of `images` belongs to row i of `tokens`.
 
         Args:
-          images: float32 in [-1, 1].
+          images: float32 in [-1, 1], of one size or as patches of mixed shapes.
           tokens: text ids, padded at the end to E <= max_text_tokens (what stands in the padding does not matter).
           lengths: real tokens of each row.
         """
@@ -112,9 +134,10 @@ class DualEncoder(nn.Module):
             self.embed_images(images), self.embed_texts(tokens, lengths), jnp.exp(self.log_temperature), self.bias
         )
 
-    def embed_images(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
+    def embed_images(self, images: Float[Array, "B H W 3"] | Patches) -> Float[Array, "B D"]:
         """Unit vectors of pictures."""
-        return _unit(self.image_projection(self.pool(self.vision(images))))
+        pooled = self.pool(self.vision(images), images.mask if isinstance(images, Patches) else None)
+        return _unit(self.image_projection(pooled) if self.config.image_projection else pooled.astype(jnp.float32))
 
     def embed_texts(self, tokens: Int[Array, "B E"], lengths: Int[Array, "B"]) -> Float[Array, "B D"]:
         """Unit vectors of texts."""

@@ -1,13 +1,18 @@
-"""The SigLIP-style vision transformer: teacher's tower and tokenizer's semantic encoder alike (recipe section 2)."""
+"""The SigLIP-style vision transformer: teacher's tower and tokenizer's semantic encoder alike (recipe section 2).
+
+It takes pictures of one size, or patches of pictures of many shapes in one batch (NaFlex, SigLIP 2, arXiv 2502.14786);
+the same picture gives the same features either way.
+"""
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from nextflow_jax.config import Fault
 from nextflow_jax.vision.transformer import (
@@ -53,6 +58,20 @@ def join_patches(patches: Float[Array, "B Y X patch_values"], patch: int) -> Flo
     return tiles.reshape(batch, rows * patch, columns * patch, values // patch**2)
 
 
+class Patches(NamedTuple):
+    """Pictures of any shapes as one batch (NaFlex): each one's patches row by row, padded at the end."""
+
+    values: Float[Array, "B N patch_values"]
+    """As `split_patches` orders them, pixels in [-1, 1]; what stands in the padding does not matter."""
+    shapes: Int[Array, "B 2"]
+    """Rows and columns of each picture, in patches; at least 1 each, rows * columns <= N."""
+
+    @property
+    def mask(self) -> Bool[Array, "B N"]:
+        """False at padding."""
+        return jnp.arange(self.values.shape[1]) < jnp.prod(self.shapes, axis=1)[:, None]
+
+
 class ViT(nn.Module):
     """Pictures to one feature vector a patch, any height and width that are multiples of the patch."""
 
@@ -60,25 +79,60 @@ class ViT(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B Y X D"]:
-        """Features of the patches of `images` (values in [-1, 1]), after the final norm."""
-        width = self.config.transformer.width
-        patches = split_patches(images.astype(self.dtype), self.config.patch)
-        x = dense(width, ("patch", "embed"), self.dtype, "patch_embedding")(patches)
-        batch, rows, columns, _ = x.shape
-        x = x + self._positions(rows, columns).astype(self.dtype)
-        x = Transformer(self.config.transformer, self.dtype, name="transformer")(
-            x.reshape(batch, rows * columns, width)
-        )
-        return x.reshape(batch, rows, columns, width)
+    def __call__(self, pictures: Float[Array, "B H W 3"] | Patches) -> Float[Array, "B *patches D"]:
+        """Features of the patches (pixels in [-1, 1]), after the final norm.
 
-    def _positions(self, rows: int, columns: int) -> Float[Array, "Y X D"]:
-        init = partitioned(nn.initializers.normal(INIT_SCALE), None, None, "embed")
+        Args:
+          pictures: of one size, or the patches of pictures of mixed shapes.
+
+        Returns:
+          [B, Y, X, D] for pictures; [B, N, D] for patches, where features of padding mean nothing.
+        """
         width = self.config.transformer.width
+        init = partitioned(nn.initializers.normal(INIT_SCALE), None, None, "embed")
         table = self.param("positions", init, (*self.config.position_grid, width))
-        if self.config.position_grid == (rows, columns):
-            return table
-        return jax.image.resize(table, (rows, columns, width), "linear", antialias=True)
+        mixed = isinstance(pictures, Patches)
+        patches = pictures.values if mixed else split_patches(pictures, self.config.patch)
+        x = dense(width, ("patch", "embed"), self.dtype, "patch_embedding")(patches.astype(self.dtype))
+        positions = mixed_positions(table, pictures.shapes, x.shape[1]) if mixed else _positions(table, x.shape[1:3])
+        x = (x + positions.astype(self.dtype)).reshape(x.shape[0], -1, width)
+        x = Transformer(self.config.transformer, self.dtype, name="transformer")(x, pictures.mask if mixed else None)
+        return x.reshape(*patches.shape[:-1], width)
+
+
+def mixed_positions(table: Float[Array, "R C D"], shapes: Int[Array, "B 2"], length: int) -> Float[Array, "B N D"]:
+    """The position table resized to every picture's own rows and columns, antialiased, laid out as its patches are.
+
+    Shapes are traced, so one compiled program serves any mixture. A resize is separable: each patch takes a weighted
+    mean over the rows of the table, and over its columns. Equal to torch's interpolate(mode="bilinear", antialias=True,
+    align_corners=False), which SigLIP 2 uses.
+
+    Args:
+      table: the learned positions.
+      shapes: rows and columns of each picture, in patches.
+      length: N, patches of a row of the batch, padding included.
+    """
+    rows, columns = shapes[:, :1], shapes[:, 1:]
+    index = jnp.arange(length)
+    by_row = _line_weights(jnp.minimum(index // columns, rows - 1), rows, table.shape[0])
+    by_column = _line_weights(index % columns, columns, table.shape[1])
+    by_cell = by_row[..., :, None] * by_column[..., None, :]
+    return jnp.einsum("BNRC,RCD->BND", by_cell, table, precision=jax.lax.Precision.HIGHEST)
+
+
+def _line_weights(index: Int[Array, "B N"], size: Int[Array, "B 1"], samples: int) -> Float[Array, "B N samples"]:
+    """Weights over a line of `samples` that give sample `index` of the line resized to `size`; they sum to one."""
+    stride = (samples / size)[..., None]
+    centre = (index[..., None] + 0.5) * stride
+    distance = jnp.abs(jnp.arange(samples) + 0.5 - centre) / jnp.maximum(stride, 1.0)
+    weights = jnp.maximum(1.0 - distance, 0.0)
+    return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def _positions(table: Float[Array, "R C D"], grid: tuple[int, int]) -> Float[Array, "Y X D"]:
+    if table.shape[:2] == grid:
+        return table
+    return jax.image.resize(table, (*grid, table.shape[2]), "linear", antialias=True)
 
 
 class AttentionPool(nn.Module):
@@ -88,12 +142,14 @@ class AttentionPool(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, features: Float[Array, "B Y X D"]) -> Float[Array, "B D"]:
-        batch, rows, columns, width = features.shape
+    def __call__(
+        self, features: Float[Array, "B *patches D"], mask: Bool[Array, "B N"] | None = None
+    ) -> Float[Array, "B D"]:
+        """`mask` is False at patches that are padding."""
+        batch, width = features.shape[0], features.shape[-1]
         probe_init = partitioned(nn.initializers.normal(INIT_SCALE), None, "embed")
         probe = self.param("probe", probe_init, (1, width)).astype(self.dtype)
         queries = jnp.broadcast_to(probe, (batch, 1, width))
-        keys = features.reshape(batch, rows * columns, width)
-        pooled = Attention(self.config, self.dtype, name="attention")(queries, keys)
+        pooled = Attention(self.config, self.dtype, name="attention")(queries, features.reshape(batch, -1, width), mask)
         pooled = pooled + Mlp(self.config, self.dtype, name="mlp")(layer_norm(self.dtype, "norm")(pooled))
         return pooled[:, 0]

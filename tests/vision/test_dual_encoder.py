@@ -58,6 +58,21 @@ def test_padding_does_not_matter_and_tokens_do(apply, params):
     assert np.abs(apply(params, IMAGES, swapped, LENGTHS).texts[0] - texts[0]).max() > 1e-5
 
 
+def test_pooling_the_last_position_sees_padding_as_one_fixed_token(random_variables):
+    """Whatever stands in the padding and however long it is: SigLIP 2's texts are padded to full length."""
+    config = dataclasses.replace(CONFIG, text_pooling="last", image_projection=False, embedding_dim=8, padding_token=9)
+    encoder = DualEncoder(config, text_vocabulary=10)
+    params = random_variables(encoder, IMAGES, TOKENS, LENGTHS)
+    assert "image_projection" not in params["params"]
+    embed = jax.jit(lambda tokens, lengths: encoder.apply(params, tokens, lengths, method="embed_texts"))
+    texts = embed(TOKENS, LENGTHS)
+    full = jnp.asarray([[1, 2, 3, 9, 9, 9], [4, 5, 9, 9, 9, 9], [6, 7, 8, 9, 1, 9]], jnp.int32)
+    same = embed(full, jnp.full((3,), 6, jnp.int32))
+    np.testing.assert_allclose(same, texts, atol=1e-6)
+    longer = embed(TOKENS, LENGTHS + jnp.asarray([1, 0, 0], jnp.int32))
+    assert np.abs(longer - texts)[0].max() > 1e-5
+
+
 def test_loss_asks_of_every_pair_whether_it_matches():
     generator = np.random.default_rng(1)
     images, texts = generator.normal(size=(2, 4, 5)).astype(np.float32)
@@ -91,3 +106,5 @@ def test_teacher_features_are_those_of_the_vision_tower_without_gradient(params)
 def test_impossible_settings_are_named():
     with pytest.raises(UserError, match=r"initial_temperature = 0.*max_text_tokens = 0.*dtype = 'float16'"):
         preflight(dataclasses.replace(CONFIG, initial_temperature=0.0, max_text_tokens=0, dtype="float16"))
+    with pytest.raises(UserError, match=r"text_pooling = 'first'.*embedding_dim = 5.*use 8"):
+        preflight(dataclasses.replace(CONFIG, text_pooling="first", image_projection=False))

@@ -1,0 +1,64 @@
+"""Published sizes by name: SigLIP 2's dual encoders."""
+
+import dataclasses
+from typing import NamedTuple
+
+from nextflow_jax.config import choose
+from nextflow_jax.vision.dual_encoder import DualEncoderConfig
+from nextflow_jax.vision.transformer import TransformerConfig
+from nextflow_jax.vision.vit import ViTConfig
+
+SIGLIP2_VOCABULARY = 256_000
+"""Token ids of SigLIP 2's text tokenizer (Gemma's)."""
+
+
+class Towers(NamedTuple):
+    """The two stacks of a dual encoder."""
+
+    vision: TransformerConfig
+    text: TransformerConfig
+
+
+_BASE = TransformerConfig(width=768, layers=12, heads=12, mlp_width=3072)
+_LARGE = TransformerConfig(width=1024, layers=24, heads=16, mlp_width=4096)
+_SO400M = TransformerConfig(width=1152, layers=27, heads=16, mlp_width=4304)
+_GIANT = TransformerConfig(width=1536, layers=40, heads=16, mlp_width=6144)
+
+SIGLIP2: dict[str, Towers] = {
+    "base-patch16": Towers(_BASE, _BASE),
+    "large-patch16": Towers(_LARGE, _LARGE),
+    "so400m-patch16": Towers(_SO400M, _SO400M),
+    "giant-patch16": Towers(_GIANT, _SO400M),
+}
+"""From the configurations of `google/siglip2-*-patch16-*`; "so400m" is shape-optimised, 400M parameters a tower."""
+
+
+def siglip2(name: str, remat: str = "none", dtype: str = "float32") -> DualEncoderConfig:
+    """The dual encoder of a published SigLIP 2 size; its text vocabulary is `SIGLIP2_VOCABULARY`.
+
+    The NaFlex files (base and so400m are published) have position tables of 16 x 16, as here.
+
+    Args:
+      name: a key of `SIGLIP2`.
+      remat: of both towers, a key of REMAT_POLICIES.
+      dtype: of the computation.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    towers = choose("SigLIP 2 size", name, SIGLIP2)
+    vision, text = (with_remat(tower, remat) for tower in towers)
+    return DualEncoderConfig(
+        vit=ViTConfig(patch=16, position_grid=(16, 16), transformer=vision),
+        text=text,
+        max_text_tokens=64,
+        text_pooling="last",
+        image_projection=False,
+        embedding_dim=vision.width,
+        dtype=dtype,
+    )
+
+
+def with_remat(stack: TransformerConfig, remat: str) -> TransformerConfig:
+    """The stack with another choice of what the backward pass finds stored."""
+    return dataclasses.replace(stack, remat=remat)
