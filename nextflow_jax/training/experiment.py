@@ -60,12 +60,16 @@ class TokenizerExperiment(Experiment):
     pictures: PicturesConfig = PicturesConfig()
     model: VisionTokenizerConfig = VisionTokenizerConfig()
     loss: TokenizerLossConfig = TokenizerLossConfig()
+    evaluation: TokenizerEvaluationConfig = TokenizerEvaluationConfig()
     teacher: str = ""
     """--workdir of a contrastive run; the newest checkpoint's vision tower is the frozen teacher."""
     init_from_teacher: bool = False
     """The semantic encoder starts as the teacher's vision tower."""
     mirror_share: float = 0.0
     """Share of the pictures that are shown left-right mirrored."""
+    buckets: bool = False
+    """Each picture is shown at the size in model.family.sizes whose ratio is nearest to its own, in batches of one size
+    each; otherwise all are shown at pictures.size."""
 
     FIXED: ClassVar = (*Experiment.FIXED, "model")
     FREE: ClassVar = (

@@ -3,13 +3,14 @@
 import queue
 import threading
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
 from nextflow_jax.sharding import local_part
-from nextflow_jax.training.task import Task
+from nextflow_jax.training.task import BatchSpec, Task
 
 _END = object()
 
@@ -22,9 +23,9 @@ class Feed:
 
     def __init__(self, task: Task, start: int, rows: NamedSharding, depth: int) -> None:
         self.waited = 0.0
-        self._spec = task.batch_spec()
+        self._specs = task.batch_specs()
         self._rows = rows
-        part, num_parts = local_part(rows, _global_batch_size(self._spec))
+        part, num_parts = local_part(rows, _global_batch_size(self._specs))
         self._batches = task.batches(start, part, num_parts)
         self._queue: queue.Queue = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
@@ -52,8 +53,7 @@ class Feed:
     def _fill(self) -> None:
         try:
             for batch in self._batches:
-                check_batch(batch, self._spec)
-                if not self._put(self._to_devices(batch)):
+                if not self._put(self._to_devices(batch, find_spec(batch, self._specs))):
                     return
             self._put(_END)
         except BaseException as error:  # noqa: BLE001  (raised again in the loop's thread)
@@ -68,27 +68,40 @@ class Feed:
                 continue
         return False
 
-    def _to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def _to_devices(self, batch: dict[str, np.ndarray], spec: BatchSpec) -> dict[str, jax.Array]:
         return {
-            name: jax.make_array_from_process_local_data(self._rows, batch[name], spec.shape)
-            for name, spec in self._spec.items()
+            name: jax.make_array_from_process_local_data(self._rows, batch[name], array.shape)
+            for name, array in spec.items()
         }
 
 
-def check_batch(batch: dict[str, np.ndarray], spec: dict[str, jax.ShapeDtypeStruct]) -> None:
-    """Raises ValueError when names, dtypes or the dimensions after the first differ from the task's `batch_spec`."""
+def find_spec(batch: dict[str, np.ndarray], specs: Sequence[BatchSpec]) -> BatchSpec:
+    """The one of the task's `batch_specs` that this process's rows of a batch belong to.
+
+    Raises:
+      ValueError: none has its names, dtypes and dimensions after the first; says what differs from the last.
+    """
+    for spec in specs:
+        problem = _misfit(batch, spec)
+        if not problem:
+            return spec
+    more = f" (nor any other of {len(specs)} specs)" if len(specs) > 1 else ""
+    raise ValueError(problem + more)
+
+
+def _misfit(batch: dict[str, np.ndarray], spec: BatchSpec) -> str:
     if set(batch) != set(spec):
-        raise ValueError(f"batch has arrays {sorted(batch)}, batch_spec {sorted(spec)}")
+        return f"batch has arrays {sorted(batch)}, batch_specs {sorted(spec)}"
     for name, expected in spec.items():
         array = batch[name]
         if array.dtype != expected.dtype or array.shape[1:] != expected.shape[1:]:
-            said = f"batch_spec says {expected.dtype}{expected.shape}"
-            raise ValueError(f"batch {name!r} is {array.dtype}{array.shape}, {said}")
+            said = f"batch_specs says {expected.dtype}{expected.shape}"
+            return f"batch {name!r} is {array.dtype}{array.shape}, {said}"
+    return ""
 
 
-def _global_batch_size(spec: dict[str, jax.ShapeDtypeStruct]) -> int:
-    sizes = {array.shape[0] for array in spec.values()}
+def _global_batch_size(specs: Sequence[BatchSpec]) -> int:
+    sizes = {array.shape[0] for spec in specs for array in spec.values()}
     if len(sizes) != 1:
-        raise ValueError(f"batch_spec arrays disagree on the batch size: {sorted(sizes)}")
+        raise ValueError(f"batch_specs disagree on the batch size: {sorted(sizes)}")
     return sizes.pop()
-

@@ -58,7 +58,7 @@ def train(
         save_config(workdir, experiment)
         if jax.process_index() == 0:
             task.save_artifacts(workdir)
-        log = RunLog(workdir, settings, program, progress, start, Window(position.window))
+        log = RunLog(workdir, settings, program.layout, progress, start, Window(position.window))
         try:
             state = _run(settings, task, program, state, position.batch, checkpoints, stop, log)
         finally:
@@ -94,11 +94,12 @@ def _run(
     with Feed(task, first_batch, rows, settings.prefetch) as feed:
         while step < settings.steps and not stopping:
             batch = feed.next_batch()
-            state, metrics = program.compiled.call(state, constants, batch)
+            step_program = program.step_for(batch)
+            state, metrics = step_program.compiled.call(state, constants, batch)
             step += 1
             if pending is not None:
                 log.add(*pending, feed.waited)
-            pending = (step, metrics)
+            pending = (step, metrics, step_program)
             stopping = stop.should_stop(step)
             if step % settings.checkpoint_every == 0 or step == settings.steps or stopping:
                 log.add(*pending, feed.waited)

@@ -1,9 +1,10 @@
-"""What exists before the first step: mesh, layout of the state and the compiled step, reported as they are built."""
+"""What exists before the first step: mesh, layout of the state and the compiled steps, reported as they are built."""
 
 import dataclasses
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -17,16 +18,31 @@ from nextflow_jax.training.task import Task
 SHARDING_FILE = "sharding.txt"
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """The layout of the state, the compiled step and the step's size."""
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Names and shapes of a batch's arrays."""
 
-    layout: StateLayout
+
+@dataclasses.dataclass(frozen=True)
+class StepProgram:
+    """The compiled step for one kind of batch, and the step's size."""
+
     compiled: CompiledStep
     model_flops: float
     """Model FLOPs of a step, over all devices."""
     tokens: int
     """Positions of a step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The layout of the state and the step, compiled for every kind of batch."""
+
+    layout: StateLayout
+    steps: Mapping[Shapes, StepProgram]
+
+    def step_for(self, batch: Mapping[str, jax.Array]) -> StepProgram:
+        """The step that takes a batch of these shapes."""
+        return self.steps[_shapes(batch)]
 
 
 def build_program(
@@ -36,24 +52,42 @@ def build_program(
     workdir: pathlib.Path,
     progress: Progress,
 ) -> Program:
-    """Lays the state out over the mesh and compiles the step; reports both, the full table in `sharding.txt`."""
+    """Lays the state out over the mesh and compiles the steps; reports both, the full table in `sharding.txt`."""
     mesh = sharding.make_mesh(experiment.mesh, devices)
     rules = sharding.make_rules(experiment.rules)
     layout = make_layout(task, experiment.optimizer, experiment.train.steps, mesh, rules)
     sharding.local_part(sharding.batch_sharding(mesh, rules), experiment.train.batch_size)
     begin = time.perf_counter()
-    compiled = compile_step(task, layout, experiment.seed)
+    steps = {}
+    for spec in task.batch_specs():
+        compiled = compile_step(task, layout, experiment.seed, spec)
+        model_flops = task.flops_per_step(layout.abstract.params, spec)
+        steps[_shapes(spec)] = StepProgram(compiled, model_flops, task.tokens_per_step(spec))
     seconds = time.perf_counter() - begin
-    model_flops = task.flops_per_step(layout.abstract.params)
     if jax.process_index() == 0:
         table = sharding.sharding_table(layout.abstract.params, layout.shardings.params)
         (workdir / SHARDING_FILE).write_text(table + "\n", encoding="utf-8")
     shape = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1) or "one device"
     total, frozen = num_parameters(layout.abstract.params), layout.optimizer.split(layout.abstract.params)[1]
     progress.say(f"mesh: {shape}; {total:,} parameters, {num_parameters(frozen):,} of them frozen")
-    memory = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in compiled.memory.items())
-    progress.say(
-        f"compiled in {seconds:.1f} s; GFLOP a step: model {model_flops / 1e9:.2f}, "
-        f"program {compiled.flops / 1e9:.2f} a device; MiB a device: {memory}"
-    )
-    return Program(layout, compiled, model_flops, task.tokens_per_step)
+    for line in _describe(list(steps.values()), seconds):
+        progress.say(line)
+    return Program(layout, steps)
+
+
+def _describe(steps: Sequence[StepProgram], seconds: float) -> list[str]:
+    """One line on the only step, or on the smallest and the largest of several."""
+    kinds = f"{len(steps)} kinds of batches " if len(steps) > 1 else ""
+    lines = [f"compiled {kinds}in {seconds:.1f} s"]
+    ordered = sorted(steps, key=lambda step: step.model_flops)
+    for step in ordered if len(steps) == 1 else (ordered[0], ordered[-1]):
+        memory = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in step.compiled.memory.items())
+        lines.append(
+            f"GFLOP a step: model {step.model_flops / 1e9:.2f}, program {step.compiled.flops / 1e9:.2f} a device; "
+            f"{step.tokens} tokens; MiB a device: {memory}"
+        )
+    return lines if len(steps) > 1 else ["; ".join(lines)]
+
+
+def _shapes(batch: Mapping[str, Any]) -> Shapes:
+    return tuple(sorted((name, tuple(array.shape)) for name, array in batch.items()))

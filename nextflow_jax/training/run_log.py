@@ -8,9 +8,10 @@ import jax
 
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.metrics import MetricsFiles, Window
-from nextflow_jax.training.program import Program
+from nextflow_jax.training.program import StepProgram
 from nextflow_jax.training.progress import Progress
 from nextflow_jax.training.settings import TrainConfig
+from nextflow_jax.training.state import StateLayout
 from nextflow_jax.training.step import peak_flops
 
 
@@ -21,7 +22,7 @@ class RunLog:
         self,
         workdir: pathlib.Path,
         settings: TrainConfig,
-        program: Program,
+        layout: StateLayout,
         progress: Progress,
         step: int,
         window: Window,
@@ -30,20 +31,20 @@ class RunLog:
         self.window = window
         self.progress = progress
         self._settings = settings
-        self._program = program
-        mesh = program.layout.mesh
+        mesh = layout.mesh
         self._peak = peak_flops(mesh.devices.flat[0], settings.peak_flops)
         self._num_devices = mesh.size
         self._files = MetricsFiles(workdir, step, settings.tensorboard) if jax.process_index() == 0 else None
         self._bad = 0
         self._restart_clock(0.0)
 
-    def add(self, step: int, metrics: Any, waited: float) -> None:
+    def add(self, step: int, metrics: Any, program: StepProgram, waited: float) -> None:
         """Takes the metrics of `step` (blocks until they are computed); writes a record every `log_every` steps.
 
         Args:
           step: the step just finished, counted from 1.
           metrics: (sum, weight) pairs on the devices.
+          program: what computed the step.
           waited: seconds spent waiting for batches since the run began.
 
         Raises:
@@ -53,6 +54,8 @@ class RunLog:
         self.step = step
         self.window.add(host)
         self._steps += 1
+        self._tokens += program.tokens
+        self._flops += program.model_flops
         self.progress.advance(step)
         self._bad = self._bad + 1 if host["bad_steps"][0] else 0
         if step % self._settings.log_every == 0 or step == self._settings.steps or self._bad:
@@ -78,13 +81,13 @@ class RunLog:
         rate = self._steps / seconds
         record = {"step": step, "time": time.time(), **self.window.means()}
         record |= {
-            "tokens_per_s": rate * self._program.tokens,
+            "tokens_per_s": self._tokens / seconds,
             "examples_per_s": rate * self._settings.batch_size,
             "step_ms": 1000 * seconds / self._steps,
             "data_wait": (waited - self._waited) / seconds,
         }
         if self._peak:
-            record["mfu"] = rate * self._program.model_flops / (self._peak * self._num_devices)
+            record["mfu"] = self._flops / (seconds * self._peak * self._num_devices)
         if self._files:
             self._files.write(record)
         self.progress.report(step, record)
@@ -92,7 +95,8 @@ class RunLog:
         self._restart_clock(waited)
 
     def _restart_clock(self, waited: float) -> None:
-        self._begin, self._waited, self._steps = time.perf_counter(), waited, 0
+        self._begin, self._waited = time.perf_counter(), waited
+        self._steps, self._tokens, self._flops = 0, 0, 0.0
 
 
 class _Pause:

@@ -12,7 +12,7 @@ from nextflow_jax import sharding
 from nextflow_jax.training.keys import stream_key
 from nextflow_jax.training.optimizer import Optimizer, learning_rate, merge_params
 from nextflow_jax.training.state import StateLayout, TrainState
-from nextflow_jax.training.task import Metrics, Task
+from nextflow_jax.training.task import BatchSpec, Metrics, Task
 
 PEAK_FLOPS = {
     "TPU v4": 275e12,
@@ -92,12 +92,10 @@ def make_train_step(task: Task, optimizer: Optimizer, seed: int) -> TrainStep:
     return train_step
 
 
-def lower_step(task: Task, layout: StateLayout, seed: int) -> jax.stages.Lowered:
-    """Traces and lowers the step for the layout's mesh and the task's batch, without allocating anything."""
+def lower_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec) -> jax.stages.Lowered:
+    """Traces and lowers the step for the layout's mesh and one kind of batch, without allocating anything."""
     rows, everywhere = sharding.batch_sharding(layout.mesh, layout.rules), sharding.replicated(layout.mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows) for name, spec in task.batch_spec().items()
-    }
+    batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows) for name, array in spec.items()}
     step = jax.jit(
         make_train_step(task, layout.optimizer, seed),
         in_shardings=(layout.shardings, everywhere, rows),
@@ -108,9 +106,9 @@ def lower_step(task: Task, layout: StateLayout, seed: int) -> jax.stages.Lowered
         return step.lower(layout.abstract, jax.eval_shape(task.constants), batch)
 
 
-def compile_step(task: Task, layout: StateLayout, seed: int) -> CompiledStep:
-    """Compiles the step; nothing is compiled inside the loop."""
-    compiled = lower_step(task, layout, seed).compile()
+def compile_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec) -> CompiledStep:
+    """Compiles the step for one kind of batch; nothing is compiled inside the loop."""
+    compiled = lower_step(task, layout, seed, spec).compile()
     memory = compiled.memory_analysis()
     cost = compiled.cost_analysis()
     return CompiledStep(

@@ -10,6 +10,9 @@ import numpy as np
 Variables = dict[str, Any]
 """Flax collections by name: "params" is trained by the optimizer; others, e.g. "codebook", are replaced by the loss."""
 
+BatchSpec = dict[str, jax.ShapeDtypeStruct]
+"""Shapes and dtypes of one global batch, by array; the first dimension of every array is the global batch size."""
+
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 """Metric name -> (sum, weight), both float32 scalars; reported as sum / weight."""
 
@@ -48,18 +51,22 @@ class Task(Protocol):
           params: the "params" collection.
           variables: the other collections.
           constants: as `constants` returns them.
-          batch: the global batch, arrays as in `batch_spec`.
+          batch: the global batch, arrays as in one of `batch_specs`.
           key: this step's key; fold names into it for separate streams.
           step: int32 scalar, counted from 0.
         """
 
-    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the GLOBAL batch; the first dimension of every array is the global batch size."""
+    def batch_specs(self) -> tuple[BatchSpec, ...]:
+        """The kinds of global batches there are: one, or one a bucket; equal but for shapes, with equally many rows.
+
+        The step is compiled for each before the first.
+        """
 
     def batches(self, start: int, part: int, num_parts: int) -> Iterator[dict[str, np.ndarray]]:
         """Part `part` of `num_parts` equal row blocks of global batches `start`, `start` + 1, ..., without end.
 
-        A pure function of (seed, batch index): processes that share rows of a batch ask for the same part.
+        A pure function of (seed, batch index): processes that share rows of a batch ask for the same part, and all
+        parts of a batch are of the same kind.
         """
 
     def describe(self) -> dict[str, str]:
@@ -68,13 +75,13 @@ class Task(Protocol):
     def save_artifacts(self, workdir: pathlib.Path) -> None:
         """Writes the files that users of the checkpoints need beside them, e.g. the text tokenizer."""
 
-    @property
-    def tokens_per_step(self) -> int:
-        """Positions the model processes in one global batch."""
+    def tokens_per_step(self, spec: BatchSpec) -> int:
+        """Positions the model processes in one global batch, one of `batch_specs`."""
 
-    def flops_per_step(self, params: Any) -> float:
+    def flops_per_step(self, params: Any, spec: BatchSpec) -> float:
         """Model FLOPs of one training step (forward and backward, no recomputation) for the MFU.
 
         Args:
           params: the (possibly abstract) unboxed parameters.
+          spec: one of `batch_specs`.
         """

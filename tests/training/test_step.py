@@ -16,7 +16,7 @@ from tests.training.toy import ToyTask, toy_experiment
 def build(task, mesh_config, devices, optimizer):
     mesh, rules = sharding.make_mesh(mesh_config, devices), sharding.make_rules()
     layout = make_layout(task, optimizer, 10, mesh, rules)
-    return layout, compile_step(task, layout, seed=0)
+    return layout, compile_step(task, layout, 0, *task.batch_specs())
 
 
 OPTIMIZER = toy_experiment().optimizer

@@ -45,7 +45,6 @@ class ToyTask:
     poison: int = -1
     seconds: float = 0.0
     fingerprint: str = "toy"
-    tokens_per_step: int = 8
 
     def init(self, key):
         return Regression().init(key, jnp.zeros((self.batch_size, 4)))
@@ -63,11 +62,15 @@ class ToyTask:
         weight = jnp.asarray(float(squares.size))
         return 2 * constants["half"] * jnp.mean(squares), ({"squares": (jnp.sum(squares), weight)}, dict(new))
 
-    def batch_spec(self):
-        return {
+    def batch_specs(self):
+        spec = {
             "x": jax.ShapeDtypeStruct((self.batch_size, 4), jnp.float32),
             "y": jax.ShapeDtypeStruct((self.batch_size, 2), jnp.float32),
         }
+        return (spec,)
+
+    def tokens_per_step(self, spec):
+        return self.batch_size
 
     def batches(self, start, part, num_parts):
         rows = self.batch_size // num_parts
@@ -89,7 +92,7 @@ class ToyTask:
     def save_artifacts(self, workdir):
         (workdir / "artifact.txt").write_text("toy")
 
-    def flops_per_step(self, params):
+    def flops_per_step(self, params, spec):
         return 6.0 * self.batch_size * sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

@@ -14,8 +14,8 @@ from nextflow_jax.data.pictures import PictureSet, open_pictures
 from nextflow_jax.text import TextTokenizer, make_text_tokenizer
 from nextflow_jax.training.experiment import ContrastiveExperiment
 from nextflow_jax.training.flops import TRAINING_FACTOR, forward_flops
-from nextflow_jax.training.task import Metrics, Variables
-from nextflow_jax.training.tasks.picture_batches import PictureBatches
+from nextflow_jax.training.task import BatchSpec, Metrics, Variables
+from nextflow_jax.training.tasks.picture_batches import PictureBatches, readable_images
 from nextflow_jax.vision.codec import images_to_float
 from nextflow_jax.vision.dual_encoder import DualEncoder, contrastive_loss
 
@@ -41,7 +41,7 @@ class ContrastiveTask:
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables of both towers."""
-        images, tokens, lengths = (jnp.zeros(spec.shape, spec.dtype) for spec in self.batch_spec().values())
+        images, tokens, lengths = (jnp.zeros(spec.shape, spec.dtype) for spec in self.batch_specs()[0].values())
         return self._model.init(key, images_to_float(images), tokens, lengths)
 
     def after_init(self, variables: Variables) -> Variables:
@@ -67,27 +67,28 @@ class ContrastiveTask:
         loss, metrics = contrastive_loss(output)
         return loss, (metrics, variables)
 
-    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def batch_specs(self) -> tuple[BatchSpec, ...]:
         """images [B, H, W, 3], tokens [B, E], lengths [B]."""
         rows, length = self._batch_size, self._experiment.model.max_text_tokens
-        return {
+        spec = {
             "images": jax.ShapeDtypeStruct((rows, *self._experiment.pictures.size, 3), jnp.uint8),
             "tokens": jax.ShapeDtypeStruct((rows, length), jnp.int32),
             "lengths": jax.ShapeDtypeStruct((rows,), jnp.int32),
         }
+        return (spec,)
 
     def batches(self, start: int, part: int, num_parts: int) -> Iterator[dict[str, np.ndarray]]:
         """Pictures in keyed order, each with one of its captions."""
         length = self._experiment.model.max_text_tokens
         batch = start
         while True:
-            keys = self._order.keys(batch, part, num_parts)
+            keys, images = readable_images(self._pictures, self._order.keys(batch, part, num_parts))
             row = batch * self._batch_size + part * len(keys)
             draws = uniform_range(row, row + len(keys), self._experiment.seed, "captions")
             chosen = [self._tokens[key][int(draw * len(self._tokens[key]))] for key, draw in zip(keys, draws)]
             tokens = np.stack([np.pad(ids, (0, length - len(ids))) for ids in chosen])
             lengths = np.asarray([len(ids) for ids in chosen], np.int32)
-            yield {"images": self._pictures.images(keys), "tokens": tokens, "lengths": lengths}
+            yield {"images": images, "tokens": tokens, "lengths": lengths}
             batch += 1
 
     def describe(self) -> dict[str, str]:
@@ -98,16 +99,15 @@ class ContrastiveTask:
         """The text tokenizer, under its own file name."""
         self.text_tokenizer.save(workdir / self.text_tokenizer.file_name)
 
-    @property
-    def tokens_per_step(self) -> int:
+    def tokens_per_step(self, spec: BatchSpec) -> int:
         """Patches and text positions of the global batch."""
         patch = self._experiment.model.vit.patch
         height, width = self._experiment.pictures.size
         return self._batch_size * (height // patch * (width // patch) + self._experiment.model.max_text_tokens)
 
-    def flops_per_step(self, params: Any) -> float:
+    def flops_per_step(self, params: Any, spec: BatchSpec) -> float:
         """Forward and backward of both towers and the similarities."""
-        images, tokens, lengths = self.batch_spec().values()
+        images, tokens, lengths = spec.values()
         images = jax.ShapeDtypeStruct(images.shape, jnp.float32)
         return TRAINING_FACTOR * forward_flops(self._model.apply, {"params": params}, images, tokens, lengths)
 

@@ -20,7 +20,7 @@ from nextflow_jax.models.embedding import with_codebook
 from nextflow_jax.models.objective import hidden_loss
 from nextflow_jax.training.experiment import DecoderExperiment
 from nextflow_jax.training.flops import TRAINING_FACTOR, forward_flops
-from nextflow_jax.training.task import Metrics, Variables
+from nextflow_jax.training.task import BatchSpec, Metrics, Variables
 
 TOKENIZER_FOLDER = "tokenizer"
 
@@ -79,9 +79,9 @@ class DecoderTask:
         metrics = metrics | {"fill": (filled, jnp.asarray(float(batch["document"].size)))}
         return loss, (metrics, variables)
 
-    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def batch_specs(self) -> tuple[BatchSpec, ...]:
         """The arrays of `sequence.Sequence`."""
-        return self._spec
+        return (self._spec,)
 
     def batches(self, start: int, part: int, num_parts: int) -> Iterator[dict[str, np.ndarray]]:
         """From the pipeline, split "train"."""
@@ -111,19 +111,18 @@ class DecoderTask:
         shutil.copytree(self._shards.tokenizer_path, unfinished)
         unfinished.rename(target)
 
-    @property
-    def tokens_per_step(self) -> int:
+    def tokens_per_step(self, spec: BatchSpec) -> int:
         """Positions of the global batch, padding included."""
         return self._experiment.train.batch_size * self._experiment.pipeline.row_length
 
-    def flops_per_step(self, params: Any) -> float:
+    def flops_per_step(self, params: Any, spec: BatchSpec) -> float:
         """Forward and backward; attention counts what the implementation computes, masked parts included."""
 
         def forward(params: Any, inputs: DecoderInputs) -> jax.Array:
             hidden, head = self._forward(params, inputs)
             return hidden @ head.astype(hidden.dtype)
 
-        return TRAINING_FACTOR * forward_flops(forward, params, DecoderInputs.of(self._spec))
+        return TRAINING_FACTOR * forward_flops(forward, params, DecoderInputs.of(spec))
 
     def _forward(self, params: Any, inputs: DecoderInputs) -> tuple[jax.Array, jax.Array]:
         hidden, _ = self._model.apply({"params": params}, inputs, method="hidden")
@@ -132,7 +131,7 @@ class DecoderTask:
     def _inputs(self) -> DecoderInputs:
         return DecoderInputs.of({name: jnp.zeros(spec.shape, spec.dtype) for name, spec in self._spec.items()})
 
-    def _make_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def _make_spec(self) -> BatchSpec:
         build = RowBuilder(self._experiment.pipeline, self._shards, "train", self._accumulate)
         empty: sequence.Sequence = build(RowPlan(np.empty(0, np.int64), np.empty(0, bool)))
         rows = self._experiment.train.batch_size

@@ -14,8 +14,8 @@ from nextflow_jax.errors import UserError
 from nextflow_jax.training.checkpoint import restore_variables
 from nextflow_jax.training.experiment import TokenizerExperiment
 from nextflow_jax.training.flops import TRAINING_FACTOR, forward_flops
-from nextflow_jax.training.task import Metrics, Variables
-from nextflow_jax.training.tasks.picture_batches import PictureBatches
+from nextflow_jax.training.task import BatchSpec, Metrics, Variables
+from nextflow_jax.training.tasks.picture_batches import picture_order, readable_images
 from nextflow_jax.vision.codec import fingerprint, images_to_float
 from nextflow_jax.vision.dual_encoder import DualEncoderConfig, teacher_features, vision_tower
 from nextflow_jax.vision.losses import tokenizer_loss
@@ -37,12 +37,17 @@ class TokenizerTask:
         self._experiment = experiment
         self._model = VisionTokenizer(experiment.model)
         self._pictures = open_pictures(experiment.pictures)
-        self._order = PictureBatches(self._pictures.split("train"), experiment.seed, experiment.train.batch_size)
+        self._order = picture_order(
+            self._pictures,
+            experiment.model.family.sizes if experiment.buckets else (experiment.pictures.size,),
+            experiment.seed,
+            experiment.train.batch_size,
+        )
         self._teacher = load_teacher(experiment) if experiment.teacher else None
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh parameters and codebook."""
-        return self._model.init(key, self._abstract_images(jnp.zeros), train=False)
+        return self._model.init(key, jnp.zeros(self.batch_specs()[0]["images"].shape), train=False)
 
     def after_init(self, variables: Variables) -> Variables:
         """The semantic encoder starts as the teacher's vision tower, if so configured."""
@@ -77,16 +82,17 @@ class TokenizerTask:
         loss, metrics = tokenizer_loss(output, images, features, self._experiment.loss)
         return loss, (metrics, dict(new))
 
-    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """images [B, H, W, 3]."""
-        shape = (self._experiment.train.batch_size, *self._experiment.pictures.size, 3)
-        return {"images": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+    def batch_specs(self) -> tuple[BatchSpec, ...]:
+        """images [B, H, W, 3], of one size or of every bucket's."""
+        shapes = ((self._experiment.train.batch_size, *size, 3) for size in self._order.sizes)
+        return tuple({"images": jax.ShapeDtypeStruct(shape, jnp.uint8)} for shape in shapes)
 
     def batches(self, start: int, part: int, num_parts: int) -> Iterator[dict[str, np.ndarray]]:
         """Pictures in keyed order."""
         batch = start
         while True:
-            yield {"images": self._pictures.images(self._order.keys(batch, part, num_parts))}
+            size, keys = self._order.keys(batch, part, num_parts)
+            yield {"images": readable_images(self._pictures, keys, size)[1]}
             batch += 1
 
     def describe(self) -> dict[str, str]:
@@ -97,15 +103,14 @@ class TokenizerTask:
     def save_artifacts(self, workdir: pathlib.Path) -> None:
         """None: config.json and a checkpoint are all that users of the tokenizer need."""
 
-    @property
-    def tokens_per_step(self) -> int:
+    def tokens_per_step(self, spec: BatchSpec) -> int:
         """Codes of the global batch, over all scales."""
-        schedule = self._experiment.model.family.schedule(self._experiment.pictures.size)
-        return self._experiment.train.batch_size * schedule.num_tokens
+        rows, *size, _ = spec["images"].shape
+        return rows * self._experiment.model.family.schedule(size).num_tokens
 
-    def flops_per_step(self, params: Any) -> float:
+    def flops_per_step(self, params: Any, spec: BatchSpec) -> float:
         """Forward and backward of the tokenizer, forward of the teacher."""
-        images = self._abstract_images(jax.ShapeDtypeStruct)
+        images = jax.ShapeDtypeStruct(spec["images"].shape, jnp.float32)
         codebook = jax.eval_shape(self.init, jax.random.key(0))["codebook"]
         variables = {"params": params, "codebook": codebook}
         total = TRAINING_FACTOR * forward_flops(lambda v, x: self._model.apply(v, x, train=False), variables, images)
@@ -115,9 +120,6 @@ class TokenizerTask:
         if not self._experiment.loss.needs_teacher:
             return None
         return teacher_features(self._teacher.config, constants["teacher"], images)
-
-    def _abstract_images(self, make: Any) -> Any:
-        return make(self.batch_spec()["images"].shape, jnp.float32)
 
 
 def load_teacher(experiment: TokenizerExperiment) -> Teacher:

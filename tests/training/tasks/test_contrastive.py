@@ -14,7 +14,7 @@ def test_it_traces_and_keeps_its_text_tokenizer(teacher):
     task = make_task(small.contrastive())
     layout = small.layout_of(task)
     step = make_train_step(task, layout.optimizer, 0)
-    state, metrics = jax.eval_shape(step, layout.abstract, task.constants(), task.batch_spec())
+    state, metrics = jax.eval_shape(step, layout.abstract, task.constants(), task.batch_specs()[0])
     assert jax.tree.structure(state) == jax.tree.structure(layout.abstract)
     assert {"loss", "retrieval/image_to_text"} <= metrics.keys()
     tokenizer = load_text_tokenizer(teacher)
@@ -30,4 +30,4 @@ def test_captions_are_drawn_among_the_languages_and_parts_join():
     jax.tree.map(np.testing.assert_array_equal, whole, joined)
     texts = {task.text_tokenizer.decode(row[:n].tolist()) for row, n in zip(whole["tokens"], whole["lengths"])}
     assert any(text.startswith("Q") for text in texts) and any(text.startswith("a ") for text in texts)
-    assert task.flops_per_step(jax.eval_shape(task.init, jax.random.key(0))["params"]) > 0
+    assert task.flops_per_step(jax.eval_shape(task.init, jax.random.key(0))["params"], task.batch_specs()[0]) > 0

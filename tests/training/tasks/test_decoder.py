@@ -68,7 +68,7 @@ def test_accumulated_inputs_come_with_features(shards):
     task = make_task(small.decoder(shards, inputs="accumulated").with_input_sizes())
     batch = next(task.batches(0, 0, 2))
     assert batch["vision_features"].shape == (4, 64, tiny_models.TOKENIZER_CONFIG.quantizer.dim)
-    assert task.batch_spec()["vision_features"].shape[0] == 8
+    assert task.batch_specs()[0]["vision_features"].shape[0] == 8
 
 
 def test_flops_and_tokens_of_a_step(experiment):
@@ -77,8 +77,8 @@ def test_flops_and_tokens_of_a_step(experiment):
     weights = sum(leaf.size for leaf in jax.tree.leaves(params)) - sum(
         params["embedding"][name].value.size for name in ("tokens", "codes", "scales")
     )
-    assert task.tokens_per_step == 8 * 64
-    assert task.flops_per_step(jax.tree.map(lambda x: x, params)) == pytest.approx(6 * weights * 8 * 64, rel=0.5)
+    assert task.tokens_per_step(task.batch_specs()[0]) == 8 * 64
+    assert task.flops_per_step(params, task.batch_specs()[0]) == pytest.approx(6 * weights * 8 * 64, rel=0.5)
 
 
 def test_shards_of_other_tokenizers_are_refused(shards, tmp_path):

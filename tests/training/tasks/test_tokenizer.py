@@ -41,7 +41,7 @@ def test_without_a_teacher_and_with_mirrors_it_traces(teacher):
     assert task.constants() == {} and "teacher" not in task.describe()
     layout = small.layout_of(task)
     step = make_train_step(task, layout.optimizer, 0)
-    _, metrics = jax.eval_shape(step, layout.abstract, task.constants(), task.batch_spec())
+    _, metrics = jax.eval_shape(step, layout.abstract, task.constants(), task.batch_specs()[0])
     assert "loss/l2" in metrics and "loss/distillation_l2" not in metrics
 
 
