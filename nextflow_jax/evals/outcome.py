@@ -1,8 +1,8 @@
 """What the parts of an evaluation leave behind, as values and as files; the report reads them.
 
-    OUT/evaluation/<part>.json     figures and answers of a part, and what they were made from
-    OUT/evaluation/<part>.npz      its pictures
-    OUT/metrics.json               all figures: contract keys at the top, heldout{}, chance{}, bounds{}, targets{}
+OUT/evaluation/<part>.json     figures and answers of a part, and what they were made from
+OUT/evaluation/<part>.npz      its pictures
+OUT/metrics.json               all figures: contract keys at the top, heldout{}, chance{}, bounds{}, targets{}
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class Outcome:
     """One answer each, JSON-ready."""
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """Pictures, uint8; entry i belongs to record i, that of "stages" to the record that says so."""
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """More figures in groups, JSON-ready: those of each size, of each scale."""
 
 
 def save_outcome(folder: pathlib.Path, name: str, outcome: Outcome, made_from: Mapping[str, Any]) -> None:
@@ -42,8 +44,9 @@ def save_outcome(folder: pathlib.Path, name: str, outcome: Outcome, made_from: M
     temporary = arrays.with_name(f"{name}.unfinished.npz")
     np.savez_compressed(temporary, **outcome.arrays)
     os.replace(temporary, arrays)
-    figures = {key: _json_numbers(getattr(outcome, key)) for key in ("metrics", "chance", "bounds")}
-    write_json(folder / f"{name}.json", {"made_from": made_from, **figures, "records": outcome.records})
+    figures = {key: json_numbers(getattr(outcome, key)) for key in ("metrics", "chance", "bounds")}
+    answers = {"records": outcome.records, "details": outcome.details}
+    write_json(folder / f"{name}.json", {"made_from": made_from, **figures, **answers})
 
 
 def read_outcome(folder: pathlib.Path, name: str) -> Outcome | None:
@@ -54,7 +57,13 @@ def read_outcome(folder: pathlib.Path, name: str) -> Outcome | None:
     content = json.loads(path.read_text(encoding="utf-8"))
     with np.load(folder / f"{name}.npz") as arrays:
         pictures = dict(arrays)
-    return Outcome(content["metrics"], content["chance"], content["bounds"], content["records"], pictures)
+    figures = (content[key] for key in ("metrics", "chance", "bounds", "records"))
+    return Outcome(*figures, arrays=pictures, details=content.get("details", {}))
+
+
+def is_made(path: pathlib.Path, made_from: Mapping[str, Any]) -> bool:
+    """Whether a part's JSON file stands at `path` and was made from exactly this."""
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["made_from"] == made_from
 
 
 def merge_outcomes(folder: pathlib.Path, names: Iterable[str]) -> dict[str, Any]:
@@ -74,11 +83,11 @@ def merge_outcomes(folder: pathlib.Path, names: Iterable[str]) -> dict[str, Any]
     return merged
 
 
-def update_metrics(out: pathlib.Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Sets keys of OUT/metrics.json and keeps the others; returns all."""
+def update_metrics(out: pathlib.Path, changes: Mapping[str, Any], stale: Collection[str] = ()) -> dict[str, Any]:
+    """Sets keys of OUT/metrics.json, drops the `stale` ones that are not set, and keeps the others; returns all."""
     path = out / METRICS_FILE
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    metrics |= changes
+    metrics = {name: value for name, value in metrics.items() if name not in stale} | changes
     write_json(path, metrics)
     return metrics
 
@@ -88,8 +97,8 @@ def spread(total: int, count: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total))})
 
 
-def _json_numbers(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN: a mean over no pictures becomes null."""
+def json_numbers(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures ready for JSON, which has no NaN: a mean over no pictures becomes null."""
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 

@@ -3,7 +3,6 @@
 A part whose file stands there, made from the same bundle, pictures and settings, is not run again.
 """
 
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from nextflow_jax.config import to_plain_dict
 from nextflow_jax.data.pictures import PictureSet
 from nextflow_jax.evals.config import EvaluationConfig
-from nextflow_jax.evals.outcome import FOLDER, merge_outcomes, save_outcome, update_metrics
+from nextflow_jax.evals.outcome import FOLDER, is_made, merge_outcomes, save_outcome, update_metrics
 from nextflow_jax.evals.parts import PARTS, Subject
 
 
@@ -41,7 +40,7 @@ def run_suite(
     made_from = {**origin, "pictures": pictures.fingerprint, "evaluation": to_plain_dict(config)}
     subject = None
     for name, part in PARTS.items():
-        if _is_made(folder / f"{name}.json", made_from):
+        if is_made(folder / f"{name}.json", made_from):
             say(f"{name}: complete")
             continue
         subject = subject or make_subject()
@@ -51,7 +50,3 @@ def run_suite(
     metrics = {**merge_outcomes(folder, PARTS), "targets": dict(config.targets), "made_from": made_from}
     update_metrics(out, metrics)
     return metrics
-
-
-def _is_made(path: pathlib.Path, made_from: Mapping[str, Any]) -> bool:
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["made_from"] == made_from
