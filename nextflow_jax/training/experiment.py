@@ -14,7 +14,7 @@ from nextflow_jax.data.pictures import PicturesConfig
 from nextflow_jax.data.pipeline import PipelineConfig
 from nextflow_jax.data.shards import TOKENIZER_DIRECTORY
 from nextflow_jax.errors import UserError
-from nextflow_jax.evals.config import EvaluationConfig
+from nextflow_jax.evals.config import EvaluationConfig, TokenizerEvaluationConfig
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.models.objective import ObjectiveConfig
 from nextflow_jax.models.presets import decoder_preset
@@ -60,6 +60,7 @@ class TokenizerExperiment(Experiment):
     pictures: PicturesConfig = PicturesConfig()
     model: VisionTokenizerConfig = VisionTokenizerConfig()
     loss: TokenizerLossConfig = TokenizerLossConfig()
+    evaluation: TokenizerEvaluationConfig = TokenizerEvaluationConfig()
     evaluation: TokenizerEvaluationConfig = TokenizerEvaluationConfig()
     teacher: str = ""
     """--workdir of a contrastive run; the newest checkpoint's vision tower is the frozen teacher."""
