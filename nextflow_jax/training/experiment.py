@@ -61,7 +61,6 @@ class TokenizerExperiment(Experiment):
     model: VisionTokenizerConfig = VisionTokenizerConfig()
     loss: TokenizerLossConfig = TokenizerLossConfig()
     evaluation: TokenizerEvaluationConfig = TokenizerEvaluationConfig()
-    evaluation: TokenizerEvaluationConfig = TokenizerEvaluationConfig()
     teacher: str = ""
     """--workdir of a contrastive run; the newest checkpoint's vision tower is the frozen teacher."""
     init_from_teacher: bool = False
