@@ -79,6 +79,9 @@ class TokenizerExperiment(Experiment):
         "model.quantizer.decay",
         "model.quantizer.revive_after",
         "model.quantizer.scale_drop",
+        "model.quantizer.dropped_scales",
+        "model.quantizer.estimator",
+        "model.quantizer.entropy_temperature",
     )
 
     def faults(self) -> Iterator[Fault]:
@@ -92,6 +95,7 @@ class TokenizerExperiment(Experiment):
         elif not self.teacher and (self.loss.needs_teacher or self.init_from_teacher):
             fix = "give the --workdir of a contrastive run, or set the loss's distillation weights to 0"
             yield Fault("teacher", self.teacher, "distillation and init_from_teacher need a teacher", fix)
+        yield from self._codebook_faults()
         if not 0 <= self.mirror_share <= 1:
             yield Fault("mirror_share", self.mirror_share, "is a share", "use a number from 0 to 1")
 
@@ -104,6 +108,20 @@ class TokenizerExperiment(Experiment):
             if value:
                 off = type(value)()
                 yield Fault(name, value, rule, f"set it to {off!r}, or give the quantizer a semantic_dim")
+
+    def _codebook_faults(self) -> Iterator[Fault]:
+        """Terms of the loss and the codebook that each needs of the other."""
+        quantizer, loss = self.model.quantizer, self.loss
+        trained = quantizer.learned == "gradient"
+        if trained and not loss.vq:
+            rule = "model.quantizer.learned = 'gradient': nothing else trains the codes"
+            yield Fault("loss.vq", loss.vq, rule, "set it to 1.0")
+        if loss.vq and not trained:
+            rule = f"model.quantizer.learned = {quantizer.learned!r}: codes are no parameters"
+            yield Fault("loss.vq", loss.vq, rule, "set it to 0.0, or learned to 'gradient'")
+        if (loss.entropy_sample or loss.entropy_batch) and not quantizer.entropy_temperature:
+            rule = "loss.entropy_sample and loss.entropy_batch need the quantizer's entropies"
+            yield Fault("model.quantizer.entropy_temperature", 0.0, rule, "set it to e.g. 0.01")
 
     def input_faults(self) -> Iterator[Fault]:
         """Runs that must be there and are not."""

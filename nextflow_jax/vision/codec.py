@@ -76,8 +76,8 @@ class VisionTokenizerCodec:
 
     @functools.cached_property
     def codebook(self) -> Float[np.ndarray, "V C"]:
-        """The codes' vectors, semantic half first."""
-        return np.asarray(self.variables["codebook"]["quantizer"]["embedding"])
+        """What each code adds to the feature map, semantic half first."""
+        return np.asarray(self._module.bind(self.variables).quantizer.embedding())
 
     @functools.cached_property
     def refinement(self) -> residual.Refinement | None:

@@ -34,6 +34,12 @@ class TokenizerLossConfig:
     l1: float = 0.0
     l2: float = 1.0
     commitment: float = 0.25
+    vq: float = 0.0
+    """Pulls codes to the features; for a codebook with `learned="gradient"`, and needed by it (VAR: 1.0)."""
+    entropy_sample: float = 0.0
+    """Makes each vector's choice of a code decided; needs `quantizer.entropy_temperature`."""
+    entropy_batch: float = 0.0
+    """Makes the batch use all codes alike; needs `quantizer.entropy_temperature`."""
     distillation_cosine: float = 0.1
     distillation_l2: float = 0.1
 
@@ -106,6 +112,18 @@ def _commitment(inputs: LossInputs) -> SumWeight:
     return inputs.output.commitment
 
 
+def _vq(inputs: LossInputs) -> SumWeight:
+    return inputs.output.vq
+
+
+def _entropy_sample(inputs: LossInputs) -> SumWeight:
+    return inputs.output.entropy_sample
+
+
+def _entropy_batch(inputs: LossInputs) -> SumWeight:
+    return inputs.output.entropy_batch
+
+
 def _distillation_cosine(inputs: LossInputs) -> SumWeight:
     similarity = jnp.sum(_unit(inputs.output.semantic) * _unit(inputs.teacher_features), axis=-1)
     return _over_images(jnp.mean(1 - similarity, axis=(1, 2)))
@@ -130,6 +148,9 @@ TERMS: dict[str, Callable[[LossInputs], SumWeight]] = {
     "l1": _l1,
     "l2": _l2,
     "commitment": _commitment,
+    "vq": _vq,
+    "entropy_sample": _entropy_sample,
+    "entropy_batch": _entropy_batch,
     "distillation_cosine": _distillation_cosine,
     "distillation_l2": _distillation_l2,
 }

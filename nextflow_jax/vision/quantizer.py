@@ -2,33 +2,29 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from nextflow_jax.config import Fault
 from nextflow_jax.scales import ScaleSchedule
-from nextflow_jax.vision import residual
-from nextflow_jax.vision.codebook import (
-    Codebook,
-    QuantizerConfig,
-    initial_codebook,
-    nearest_codes,
-    sample_near_codes,
-    squared_distances,
-    update_codebook,
-    usage_statistics,
-)
+from nextflow_jax.vision import codebook, estimators, nearest, residual
+from nextflow_jax.vision.codebook import Codebook, QuantizerConfig, Revival
+from nextflow_jax.vision.entropy import choice_entropies
 from nextflow_jax.vision.transformer import INIT_SCALE, partitioned
+
+SumWeight = tuple[Float[Array, ""], Float[Array, ""]]
 
 CODEBOOK_AXES = {
     "embedding": ("codes", "code"),
     "cluster_size": ("codes",),
     "cluster_sum": ("codes", "code"),
+    "shift": ("codes", "code"),
     "age": ("codes",),
 }
 
@@ -55,24 +51,35 @@ class SelfCorrection:
 
 
 class Quantised(NamedTuple):
-    """What the training forward of the quantizer gives."""
+    """What the training forward of the quantizer gives; losses and metrics are (sum, weight)."""
 
     features: Float[Array, "B Y X C"]
-    """The accumulated map that decoders see; gradients pass straight through to the encoders."""
+    """The accumulated map that decoders see; gradients pass to the encoders as `config.estimator` says."""
     codes: Int[Array, "B N"]
-    commitment: tuple[Float[Array, ""], Float[Array, ""]]
-    """(sum, weight) of the squared distance between features and the accumulated map after each scale."""
-    stats: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
-    """Usage metrics, name to (sum, weight)."""
+    commitment: SumWeight
+    """Squared distance of the features to the accumulated map after each scale, which is held constant."""
+    vq: SumWeight | None
+    """The same distance with the features held constant; None where codes are moving averages."""
+    entropy_sample: SumWeight | None
+    """Entropy of the vectors' soft choices; None unless `config.entropy_temperature` is positive."""
+    entropy_batch: SumWeight | None
+    """What the entropy of the batch's average choice lacks to the largest, log V; None like `entropy_sample`."""
+    stats: dict[str, SumWeight]
+    """Metrics of the codebook."""
 
 
 class Quantizer(nn.Module):
-    """Feature maps to codes and back. The codebook is a variable collection of its own, "codebook"."""
+    """Feature maps to codes and back. Codes and their statistics are a variable collection of its own, "codebook";
+    with `learned="gradient"` the codes themselves are the parameter "embedding"."""
 
     config: QuantizerConfig
 
     def setup(self) -> None:
-        self.state = Codebook(*(self._variable(name) for name in Codebook._fields))
+        if self.config.learned == "gradient":
+            table_init = partitioned(lambda key: codebook.initial_codes(key, self.config), *CODEBOOK_AXES["embedding"])
+            self.table = self.param("embedding", table_init)
+        kind = Revival if self.config.learned == "gradient" else Codebook
+        self.state = kind(*(self._variable(name) for name in kind._fields))
         if self.config.refiners:
             shape = (self.config.refiners, 3, 3, self.config.dim, self.config.dim)
             kernel_init = partitioned(nn.initializers.normal(INIT_SCALE), None, None, None, None, "code")
@@ -92,27 +99,38 @@ class Quantizer(nn.Module):
           key: needed when training.
         """
         features = features.astype(jnp.float32)
-        embedding = self.embedding()
+        table = self._table()
+        embedding, compared = codebook.added(table, self.config), codebook.comparable(table, self.config)
         target = jax.lax.stop_gradient(features)
+        drop_key, revive_key = jax.random.split(key) if train else (None, None)
+        present = self._skipped_scale(drop_key, features.shape[0], schedule.num_scales) if train else None
 
         def quantise(k: int, rest: Any) -> tuple[Any, tuple[Any, Any]]:
-            codes = nearest_codes(squared_distances(rest, embedding, self.config))
+            codes = nearest.nearest_codes(codebook.comparable(rest, self.config), compared)
             return embedding[codes], (codes.reshape(codes.shape[0], -1), rest.reshape(-1, self.config.dim))
 
         with jax.default_matmul_precision("highest"):
-            maps, kept = residual.encode_scales(schedule, target, quantise, self.refinement())
+            maps, kept = residual.encode_scales(schedule, target, quantise, self.refinement(), present)
+            entropy_sample, entropy_batch = self._entropies(features, maps, compared, schedule)
         codes = [scale_codes for scale_codes, _ in kept]
-        accumulated, stats = maps[-1], _usage(codes, self.config.codes)
+        vectors = jnp.concatenate([vectors for _, vectors in kept])
+        indices = jnp.concatenate([scale_codes.reshape(-1) for scale_codes in codes])
+        stats = _usage(codes, self.config.codes)
+        stats |= _health(target, maps[-1])
+        if self.config.dual:
+            stats["codebook/semantic_share"] = _semantic_share(vectors, compared[indices], self.config)
+        accumulated = maps[-1]
         if train:
-            drop_key, revive_key = jax.random.split(key)
-            accumulated = self._drop_scales(drop_key, maps)
-            vectors = jnp.concatenate([vectors for _, vectors in kept])
-            indices = jnp.concatenate([scale_codes.reshape(-1) for scale_codes in codes])
+            if self.config.dropped_scales == "last":
+                accumulated = self._drop_last_scales(drop_key, maps)
             stats["codebook/revived"] = self._update(vectors, indices, revive_key), jnp.ones(())
         return Quantised(
-            features=accumulated + (features - target),
+            features=self._pass_gradients(features, accumulated),
             codes=jnp.concatenate(codes, axis=1),
-            commitment=_commitment(features, maps),
+            commitment=_distance_to_maps(features, jax.lax.stop_gradient(maps)),
+            vq=_distance_to_maps(target, maps) if self.config.learned == "gradient" else None,
+            entropy_sample=entropy_sample,
+            entropy_batch=entropy_batch,
             stats=stats,
         )
 
@@ -133,16 +151,17 @@ class Quantizer(nn.Module):
           keys: one for each row of the batch; needed with self-correction.
           self_correction: share of drawn codes and their candidates.
         """
-        embedding = self.embedding()
-        top_k = 0 if self_correction is None else min(self_correction.top_k, self.config.codes)
+        table = self._table()
+        embedding, compared = codebook.added(table, self.config), codebook.comparable(table, self.config)
 
         def quantise(k: int, rest: Any) -> tuple[Any, tuple[Any, Any]]:
-            distances = squared_distances(rest, embedding, self.config)
-            targets = inputs = nearest_codes(distances)
+            points = codebook.comparable(rest, self.config)
+            targets = inputs = nearest.nearest_codes(points, compared)
             if self_correction is not None:
+                near = nearest.near_codes(points, compared, min(self_correction.top_k, self.config.codes))
                 scale_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k)
-                draw = functools.partial(_draw_inputs, top_k=top_k, how=self_correction)
-                inputs = jax.vmap(draw)(scale_keys, distances, targets)
+                draw = functools.partial(_draw_inputs, how=self_correction)
+                inputs = jax.vmap(draw)(scale_keys, *near, targets)
             return embedding[inputs], (inputs.reshape(rest.shape[0], -1), targets.reshape(rest.shape[0], -1))
 
         with jax.default_matmul_precision("highest"):
@@ -155,27 +174,78 @@ class Quantizer(nn.Module):
             return residual.accumulate(schedule, self.embedding()[codes], self.refinement())
 
     def embedding(self) -> Float[Array, "V C"]:
-        """The codes' vectors."""
-        return self.state.embedding.value
+        """What each code adds to the feature map."""
+        return codebook.added(self._table(), self.config)
 
     def refinement(self) -> residual.Refinement | None:
         """The convolutions after upsampling; None when the configuration has none."""
         return residual.Refinement(self.kernels, self.biases) if self.config.refiners else None
 
+    def _table(self) -> Float[Array, "V C"]:
+        """The codes as they are kept, before any normalisation."""
+        if self.config.learned == "gradient":
+            return self.table + self.state.shift.value
+        return jnp.asarray(self.state.embedding.value)
+
     def _variable(self, name: str) -> nn.Variable:
         def init() -> Array:
-            return getattr(initial_codebook(self.make_rng("params"), self.config), name)
+            return getattr(codebook.initial_codebook(self.make_rng("params"), self.config), name)
 
         return self.variable("codebook", name, partitioned(init, *CODEBOOK_AXES[name]))
 
     def _update(self, vectors: Float[Array, "R C"], codes: Int[Array, "R"], key: Key[Array, ""]) -> Float[Array, ""]:
-        before = Codebook(*(variable.value for variable in self.state))
-        after, revived = update_codebook(before, vectors, codes, key, self.config)
+        before = type(self.state)(*(variable.value for variable in self.state))
+        if self.config.learned == "gradient":
+            table = jax.lax.stop_gradient(self.table)
+            after, revived = codebook.update_revival(before, table, vectors, codes, key, self.config)
+        else:
+            after, revived = codebook.update_codebook(before, vectors, codes, key, self.config)
         for variable, value in zip(self.state, after):
             variable.value = value
         return revived
 
-    def _drop_scales(self, key: Key[Array, ""], maps: list[Float[Array, "B Y X C"]]) -> Float[Array, "B Y X C"]:
+    def _pass_gradients(
+        self, features: Float[Array, "B Y X C"], accumulated: Float[Array, "B Y X C"]
+    ) -> Float[Array, "B Y X C"]:
+        """The map, with the encoders' gradients. Where the codes are trained, by the `vq` loss alone (VAR, VQ-VAE)."""
+        if self.config.learned == "gradient":
+            accumulated = jax.lax.stop_gradient(accumulated)
+        if self.config.estimator == "rotation":
+            halves = [width for width in (self.config.semantic_dim, self.config.pixel_dim) if width]
+            return estimators.rotation(features, accumulated, halves)
+        return estimators.straight_through(features, accumulated)
+
+    def _entropies(
+        self,
+        features: Float[Array, "B Y X C"],
+        maps: list[Float[Array, "B Y X C"]],
+        compared: Float[Array, "V C"],
+        schedule: ScaleSchedule,
+    ) -> tuple[SumWeight, SumWeight] | tuple[None, None]:
+        """(entropy_sample, entropy_batch) over all scales, with gradients to features, and to codes that are trained.
+
+        The maps before each scale are held constant, as in TokenFlow.
+        """
+        if not self.config.entropy_temperature:
+            return None, None
+        batch, before = features.shape[0], [residual.start(schedule, features), *jax.lax.stop_gradient(maps[:-1])]
+        rests = [residual.residual_at(schedule, k, features, accumulated) for k, accumulated in enumerate(before)]
+        points = jnp.concatenate([rest.reshape(batch, -1, self.config.dim) for rest in rests], axis=1)
+        points = codebook.comparable(points, self.config)
+        sample, of_average = choice_entropies(points, compared, self.config.entropy_temperature)
+        count = jnp.asarray(points.shape[0] * points.shape[1], jnp.float32)
+        return (sample, count), (math.log(self.config.codes) - of_average, jnp.ones((), jnp.float32))
+
+    def _skipped_scale(self, key: Key[Array, ""], batch: int, num_scales: int) -> list[Bool[Array, "B"]] | None:
+        """With `dropped_scales="one"`: for each scale, which images have it; a share misses one after the first."""
+        if self.config.dropped_scales != "one" or num_scales == 1:
+            return None
+        drop_key, scale_key = jax.random.split(key)
+        dropped = jax.random.bernoulli(drop_key, self.config.scale_drop, (batch,))
+        missing = jnp.where(dropped, jax.random.randint(scale_key, (batch,), 1, num_scales), num_scales)
+        return [missing != k for k in range(num_scales)]
+
+    def _drop_last_scales(self, key: Key[Array, ""], maps: list[Float[Array, "B Y X C"]]) -> Float[Array, "B Y X C"]:
         """A share of the images keep only their first 1 ... K-1 scales, all numbers alike."""
         batch, num_scales = maps[0].shape[0], len(maps)
         if num_scales == 1:
@@ -191,26 +261,45 @@ class Quantizer(nn.Module):
 
 
 def _draw_inputs(
-    key: Key[Array, ""], distances: Float[Array, "y x V"], targets: Int[Array, "y x"], top_k: int, how: SelfCorrection
+    key: Key[Array, ""],
+    distances: Float[Array, "y x K"],
+    candidates: Int[Array, "y x K"],
+    targets: Int[Array, "y x"],
+    how: SelfCorrection,
 ) -> Int[Array, "y x"]:
     drawn_key, code_key = jax.random.split(key)
     drawn = jax.random.bernoulli(drawn_key, how.share, targets.shape)
-    return jnp.where(drawn, sample_near_codes(code_key, distances, top_k, how.temperature), targets)
+    return jnp.where(drawn, nearest.draw_near(code_key, distances, candidates, how.temperature), targets)
 
 
-def _commitment(
-    features: Float[Array, "B Y X C"], maps: list[Float[Array, "B Y X C"]]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    errors = [
-        jnp.mean(jnp.square(features - jax.lax.stop_gradient(accumulated)), axis=(1, 2, 3)) for accumulated in maps
-    ]
+def _distance_to_maps(features: Float[Array, "B Y X C"], maps: list[Float[Array, "B Y X C"]]) -> SumWeight:
+    errors = [jnp.mean(jnp.square(features - accumulated), axis=(1, 2, 3)) for accumulated in maps]
     return jnp.sum(jnp.stack(errors)), jnp.asarray(len(maps) * features.shape[0], jnp.float32)
 
 
-def _usage(codes: list[Int[Array, "B _"]], num_codes: int) -> dict[str, tuple[Array, Array]]:
+def _health(features: Float[Array, "B Y X C"], accumulated: Float[Array, "B Y X C"]) -> dict[str, SumWeight]:
+    """Signs of collapse: the features' variance over the batch, and the share of it that the codes do not explain.
+
+    A variance near zero, or a commitment loss near zero while this share is large, means that encoders have given up.
+    """
+    spread = jnp.sum(jnp.square(features - jnp.mean(features, axis=(0, 1, 2))))
+    error = jnp.sum(jnp.square(features - jax.lax.stop_gradient(accumulated)))
+    return {
+        "codebook/feature_variance": (spread, jnp.asarray(features.size, jnp.float32)),
+        "codebook/unexplained": (error, jnp.maximum(spread, codebook.NORM_FLOOR)),
+    }
+
+
+def _semantic_share(vectors: Float[Array, "R C"], chosen: Float[Array, "R C"], config: QuantizerConfig) -> SumWeight:
+    """Share of the semantic halves in the distances of vectors to their codes."""
+    squares = jnp.square(codebook.comparable(vectors, config) - jax.lax.stop_gradient(chosen))
+    return jnp.sum(codebook.halves_of(squares, config)[0]), jnp.maximum(jnp.sum(squares), codebook.NORM_FLOOR)
+
+
+def _usage(codes: list[Int[Array, "B _"]], num_codes: int) -> dict[str, SumWeight]:
     stats, one = {}, jnp.ones((), jnp.float32)
     scales = {f"scale_{k + 1}": scale_codes for k, scale_codes in enumerate(codes)}
     for scale, scale_codes in {**scales, "all_scales": jnp.concatenate(codes, axis=1)}.items():
-        for name, value in usage_statistics(scale_codes, num_codes).items():
+        for name, value in codebook.usage_statistics(scale_codes, num_codes).items():
             stats[f"codebook/{name}/{scale}"] = (value, one)
     return stats

@@ -13,7 +13,7 @@ addition happens. Encoding, self-correction encoding, teacher-forcing features, 
 All functions are pure and take NumPy or JAX arrays alike. Source: VAR (arXiv 2404.02905), algorithms 1 and 2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -84,6 +84,7 @@ def encode_scales(
     target: Features,
     quantise: Callable[[int, Any], tuple[Any, Aux]],
     refinement: Refinement | None = None,
+    present: Sequence[Any] | None = None,
 ) -> tuple[list[Features], list[Aux]]:
     """Explains `target` scale by scale, each scale quantising what the scales before it left.
 
@@ -92,6 +93,7 @@ def encode_scales(
       target: [..., Y, X, C] on the final grid.
       quantise: (scale k from 0, residual [..., y, x, C]) -> (code embeddings of the same shape, anything to keep).
       refinement: as in `add_scale`.
+      present: for each scale, booleans [...] of the batch: an image without the scale goes on as if it were not there.
 
     Returns:
       The accumulated map after each scale, and what `quantise` kept at each scale.
@@ -99,7 +101,10 @@ def encode_scales(
     accumulated, maps, kept = start(schedule, target), [], []
     for k in range(schedule.num_scales):
         embeddings, aux = quantise(k, residual_at(schedule, k, target, accumulated))
-        accumulated = add_scale(schedule, k, accumulated, embeddings, refinement)
+        longer = add_scale(schedule, k, accumulated, embeddings, refinement)
+        if present is not None:
+            longer = longer.__array_namespace__().where(present[k][..., None, None, None], longer, accumulated)
+        accumulated = longer
         maps.append(accumulated)
         kept.append(aux)
     return maps, kept

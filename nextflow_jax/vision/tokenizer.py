@@ -80,6 +80,10 @@ class TokenizerOutput(NamedTuple):
     """(sum, weight)."""
     stats: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
     """Codebook metrics, name to (sum, weight)."""
+    vq: tuple[Float[Array, ""], Float[Array, ""]] | None = None
+    """(sum, weight); see `Quantised`, as for the next two."""
+    entropy_sample: tuple[Float[Array, ""], Float[Array, ""]] | None = None
+    entropy_batch: tuple[Float[Array, ""], Float[Array, ""]] | None = None
 
 
 class VisionTokenizer(nn.Module):
@@ -119,6 +123,9 @@ class VisionTokenizer(nn.Module):
             codes=quantised.codes,
             commitment=quantised.commitment,
             stats=quantised.stats,
+            vq=quantised.vq,
+            entropy_sample=quantised.entropy_sample,
+            entropy_batch=quantised.entropy_batch,
         )
 
     def encode_features(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B Y X C"]:

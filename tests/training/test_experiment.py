@@ -16,11 +16,13 @@ from nextflow_jax.training.experiment import (
     prepare_experiment,
 )
 from nextflow_jax.vision.codebook import QuantizerConfig
+from nextflow_jax.vision.losses import TokenizerLossConfig
 from nextflow_jax.vision.tokenizer import VisionTokenizerConfig
 from tests import tiny_models
 from tests.training import small
 
 SINGLE = VisionTokenizerConfig(quantizer=QuantizerConfig(semantic_dim=0))
+TRAINED = VisionTokenizerConfig(quantizer=QuantizerConfig(learned="gradient"))
 
 
 @pytest.mark.parametrize("kind", EXPERIMENTS)
@@ -42,7 +44,17 @@ def broken(experiment, **fields):
         (
             broken(TokenizerExperiment(teacher="runs/t", init_from_teacher=True), model=SINGLE),
             "config.teacher = 'runs/t': a single codebook .* set it to ''.*config.init_from_teacher = True: "
-            "a single .* set it to False.*config.loss.distillation_cosine = 0.1: .* set it to 0.0.*config.loss.distillation_l2",
+            "a single .* set it to False.*config.loss.distillation_cosine = 0.1: .* set it to 0.0.*"
+            "config.loss.distillation_l2",
+        ),
+        (
+            broken(TokenizerExperiment(), model=TRAINED),
+            "config.loss.vq = 0.0: .*nothing else trains the codes; set it to",
+        ),
+        (broken(TokenizerExperiment(), loss=TokenizerLossConfig(vq=1.0)), "config.loss.vq = 1.0: .*are no parameters"),
+        (
+            broken(TokenizerExperiment(), loss=TokenizerLossConfig(entropy_batch=0.1)),
+            "config.model.quantizer.entropy_temperature = 0.0: .*need the quantizer's entropies; set it to",
         ),
         (broken(TokenizerExperiment(), mirror_share=2.0), "config.mirror_share = 2.0: is a share"),
         (broken(ContrastiveExperiment(), rules=(("embde", ()),)), "config.rules.*did you mean embed"),

@@ -9,6 +9,7 @@ from nextflow_jax.config import preflight
 from nextflow_jax.errors import UserError
 from nextflow_jax.vision import codebook
 from nextflow_jax.vision.codebook import Codebook, QuantizerConfig
+from nextflow_jax.vision.nearest import nearest_codes, squared_distances
 
 CONFIG = QuantizerConfig(codes=7, semantic_dim=2, pixel_dim=3, semantic_weight=0.5, pixel_weight=2.0, revive_after=3)
 
@@ -22,7 +23,7 @@ def random(*shape, seed=0):
 
 def slow_distance(vector, code, config):
     def part(a, b):
-        if config.normalise:
+        if config.normalise != "no":
             a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
         return float(((a - b) ** 2).sum())
 
@@ -31,38 +32,48 @@ def slow_distance(vector, code, config):
     return config.semantic_weight * semantic + config.pixel_weight * pixel
 
 
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("normalise", ["no", "distance", "codes"])
 def test_distance_is_the_weighted_sum_over_the_two_halves(normalise):
     config = dataclasses.replace(CONFIG, normalise=normalise)
     vectors, codes = random(4, 5), random(7, 5, seed=1)
     expected = [[slow_distance(vector, code, config) for code in codes] for vector in vectors]
-    distances = codebook.squared_distances(jnp.asarray(vectors), jnp.asarray(codes), config)
-    np.testing.assert_allclose(distances, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(codebook.nearest_codes(distances), np.argmin(expected, axis=1))
+    points, table = (codebook.comparable(jnp.asarray(array), config) for array in (vectors, codes))
+    np.testing.assert_allclose(squared_distances(points, table), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_lowest_of_equally_near_codes_is_chosen():
-    distances = jnp.asarray([[3.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
-    np.testing.assert_array_equal(codebook.nearest_codes(distances), [1, 0])
+def test_a_single_codebook_compares_the_pixel_half_alone():
+    config = dataclasses.replace(CONFIG, semantic_dim=0, pixel_dim=5, normalise="codes")
+    points = codebook.comparable(jnp.asarray(random(4, 5)), config)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=-1), 2**0.5, rtol=1e-5)
+
+
+def test_only_normalised_codes_are_added_at_length_one():
+    codes = jnp.asarray(random(7, 5))
+    for normalise, same in (("no", True), ("distance", True), ("codes", False)):
+        made = codebook.added(codes, dataclasses.replace(CONFIG, normalise=normalise))
+        assert np.array_equal(made, codes) == same
+    np.testing.assert_allclose(np.linalg.norm(made[:, :2], axis=-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(made[:, 2:], axis=-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+def test_directions_are_exact_at_any_length(size):
+    """Published tables hold short vectors: a floor under the root would turn up in the codes."""
+    vectors = size * random(4, 5)
+    halves = np.split(vectors, [2], axis=-1)
+    expected = np.concatenate([half / np.linalg.norm(half, axis=-1, keepdims=True) for half in halves], axis=-1)
+    np.testing.assert_allclose(codebook.unit_halves(jnp.asarray(vectors), CONFIG), expected, atol=1e-6)
 
 
 def test_zero_vectors_have_finite_distances_and_gradients_when_normalised():
-    config = dataclasses.replace(CONFIG, normalise=True)
+    config = dataclasses.replace(CONFIG, normalise="distance")
 
     @jax.jit
     @jax.grad
     def gradient(vectors):
-        return codebook.squared_distances(vectors, jnp.ones((7, 5)), config).sum()
+        return squared_distances(codebook.comparable(vectors, config), jnp.ones((7, 5))).sum()
 
-    assert np.isfinite(gradient(jnp.zeros((2, 5)))).all()
-
-
-def test_sampling_keeps_to_the_nearest_and_their_softmax():
-    distances = jnp.asarray([5.0, 0.0, 1.0, 0.5])
-    draws = codebook.sample_near_codes(jax.random.key(0), jnp.broadcast_to(distances, (4000, 4)), 3, 0.5)
-    shares = np.bincount(np.asarray(draws), minlength=4) / 4000
-    weights = np.exp(-np.array([0.0, 1.0, 0.5]) / 0.5)
-    np.testing.assert_allclose(shares, [0.0, *(weights / weights.sum())], atol=0.03)
+    np.testing.assert_array_equal(gradient(jnp.zeros((2, 5))), 0)
 
 
 def slow_update(before, vectors, codes, config):
@@ -99,12 +110,35 @@ def test_the_first_update_seeds_every_code_from_the_data():
     config = dataclasses.replace(CONFIG, codes=50)
     state = codebook.initial_codebook(jax.random.key(0), config)
     vectors = random(40, 5) + 10
-    codes = codebook.nearest_codes(codebook.squared_distances(jnp.asarray(vectors), state.embedding, config))
+    codes = nearest_codes(jnp.asarray(vectors), state.embedding)
     after, _ = update_codebook(state, jnp.asarray(vectors), codes, jax.random.key(1), config)
     assert (
         np.linalg.norm(np.asarray(after.embedding) - 10, axis=1).max()
         < np.linalg.norm(vectors - 10, axis=1).max() + 1e-4
     )
+
+
+def test_codes_that_are_directions_average_directions():
+    config = dataclasses.replace(CONFIG, normalise="codes", decay=0.0)
+    state = codebook.initial_codebook(jax.random.key(0), config)._replace(age=jnp.zeros(7, jnp.int32))
+    vectors = np.concatenate([np.full((1, 5), 9.0), np.full((1, 5), 0.1)]).astype(np.float32) * [1, 0, 1, 0, 0]
+    after, _ = update_codebook(
+        state, jnp.asarray(vectors, jnp.float32), jnp.zeros(2, jnp.int32), jax.random.key(1), config
+    )
+    np.testing.assert_allclose(after.embedding[0], [1, 0, 1, 0, 0], atol=1e-5)
+
+
+def test_revival_moves_the_dead_codes_of_a_trained_table():
+    config = dataclasses.replace(CONFIG, learned="gradient")
+    state = codebook.initial_codebook(jax.random.key(0), config)._replace(age=jnp.asarray([0, 3, 3, 0, 0, 0, 0]))
+    parameter, vectors = jnp.asarray(random(7, 5)), jnp.asarray(random(6, 5, seed=1))
+    codes = jnp.asarray([0, 0, 2, 0, 0, 0], jnp.int32)
+    after, revived = codebook.update_revival(state, parameter, vectors, codes, jax.random.key(0), config)
+    table = np.asarray(parameter + after.shift)
+    assert revived == 1
+    assert any(np.allclose(table[1], vector, atol=1e-6) for vector in vectors)
+    np.testing.assert_array_equal(np.delete(after.shift, 1, axis=0), 0)
+    np.testing.assert_array_equal(after.age, [0, 0, 0, 1, 1, 1, 1])
 
 
 def test_a_code_unused_for_ages_keeps_a_finite_embedding():
@@ -121,6 +155,7 @@ def test_usage_statistics_of_known_histograms():
     np.testing.assert_allclose(even["perplexity"], 4.0, rtol=1e-5)
     single = codebook.usage_statistics(jnp.full((2, 6), 5, jnp.int32), 8)
     np.testing.assert_allclose([single["usage"], single["perplexity"]], [1 / 8, 1.0], rtol=1e-5)
+    assert (even["unused"], single["unused"]) == (4, 7)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +165,13 @@ def test_usage_statistics_of_known_histograms():
         ({"decay": 1.0}, "decay"),
         ({"scale_drop": 1.5}, "scale_drop"),
         ({"refiners": -1}, "refiners"),
+        ({"semantic_dim": -1}, "semantic_dim"),
+        ({"pixel_dim": 0}, "pixel_dim"),
+        ({"normalise": "yes"}, "normalise"),
+        ({"learned": "ema"}, "learned"),
+        ({"estimator": "gumbel"}, "estimator"),
+        ({"dropped_scales": "first"}, "dropped_scales"),
+        ({"entropy_temperature": -1.0}, "entropy_temperature"),
     ],
 )
 def test_impossible_settings_are_named(change, field):

@@ -23,6 +23,9 @@ def output():
         codes=jnp.zeros((2, 5), jnp.int32),
         commitment=(jnp.asarray(6.0), jnp.asarray(4.0)),
         stats={"codebook/revived": (jnp.asarray(3.0), jnp.asarray(1.0))},
+        vq=(jnp.asarray(5.0), jnp.asarray(4.0)),
+        entropy_sample=(jnp.asarray(8.0), jnp.asarray(2.0)),
+        entropy_batch=(jnp.asarray(0.5), jnp.asarray(1.0)),
     )
 
 
@@ -38,6 +41,9 @@ EXPECTED = {
     "l1": lambda: np.abs(output().reconstruction - IMAGES).mean(),
     "l2": lambda: np.square(output().reconstruction - IMAGES).mean(),
     "commitment": lambda: 1.5,
+    "vq": lambda: 1.25,
+    "entropy_sample": lambda: 4.0,
+    "entropy_batch": lambda: 0.5,
     "distillation_cosine": cosine_distance,
     "distillation_l2": lambda: np.square(output().semantic - FEATURES).mean(),
 }
