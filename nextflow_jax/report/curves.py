@@ -53,7 +53,8 @@ def curves(title: str, series: Series, *, log: bool = False, value_name: str = "
             axes.yaxis.set_minor_formatter(_plain_number)
         axes.grid(True, which="major")
         if len(series) > 1:
-            axes.legend()
+            many = len(series) > 8
+            axes.legend(ncols=3 if many else 1, fontsize="x-small" if many else None)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
         plt.close(figure)

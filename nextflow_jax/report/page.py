@@ -25,7 +25,7 @@ td.number, th.number { text-align: right; }
 .gallery { display: flex; flex-wrap: wrap; gap: .7rem; align-items: stretch; }
 .card { margin: 0; padding: .5rem; background: var(--panel); border: 1px solid var(--line); border-radius: 6px; }
 .card.right { border-color: var(--right); } .card.wrong { border-color: var(--wrong); }
-.card .row { display: flex; flex-wrap: wrap; gap: .3rem; align-items: center; }
+.row { display: flex; flex-wrap: wrap; gap: .3rem; align-items: center; }
 .card figcaption { font-size: .8rem; max-width: 22rem; margin-top: .3rem; overflow-wrap: anywhere; }
 .card img { image-rendering: pixelated; display: block; }
 .stack { display: inline-flex; flex-direction: column; gap: .2rem; }

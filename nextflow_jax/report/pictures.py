@@ -11,16 +11,16 @@ from PIL import Image
 
 RIGHT, WRONG = "right", "wrong"
 
-_SHOWN_WIDTH = 96
+SHOWN_WIDTH = 96
 """Pictures are drawn about this wide (in CSS pixels), each of their pixels a whole number of these."""
 
 
-def picture(image: UInt8[np.ndarray, "height width 3"], alt: str) -> str:
+def picture(image: UInt8[np.ndarray, "height width 3"], alt: str, shown_width: int = SHOWN_WIDTH) -> str:
     """An <img> element that carries its PNG; `alt` says what it shows."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
-    height, width = (side * max(1, round(_SHOWN_WIDTH / image.shape[1])) for side in image.shape[:2])
+    height, width = (side * max(1, round(shown_width / image.shape[1])) for side in image.shape[:2])
     return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{html.escape(alt)}">'
 
 
@@ -55,6 +55,11 @@ def gallery(cards: Sequence[str]) -> str:
     return f'<div class="gallery">{"".join(cards)}</div>'
 
 
-def stack(upper: str, lower: str) -> str:
-    """One picture above another: an original and its copy."""
-    return f'<span class="stack">{upper}{lower}</span>'
+def stack(*parts: str) -> str:
+    """Pictures above one another: an original and its copy."""
+    return f'<span class="stack">{"".join(parts)}</span>'
+
+
+def strip(parts: Sequence[str]) -> str:
+    """Pictures in a row of their own, within a stack."""
+    return f'<span class="row">{"".join(parts)}</span>'

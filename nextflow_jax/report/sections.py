@@ -17,7 +17,14 @@ LABELS = {
     "psnr_val": "Reconstruction PSNR, validation pictures (dB)",
     "ssim_train": "Reconstruction SSIM, training pictures",
     "ssim_val": "Reconstruction SSIM, validation pictures",
+    "lpips_train": "Reconstruction LPIPS, training pictures",
+    "lpips_val": "Reconstruction LPIPS, validation pictures",
+    "rfid_train": "Reconstruction FID, training pictures",
+    "rfid_val": "Reconstruction FID, validation pictures",
     "codebook_usage": "Codebook usage, training pictures",
+    "codebook_usage_val": "Codebook usage, validation pictures",
+    "perplexity": "Codebook perplexity, training pictures",
+    "perplexity_val": "Codebook perplexity, validation pictures",
     "t2i_retrieval_at_1": "Text to image, retrieval@1 among reconstructions",
     "t2i_retrieval_at_1_originals": "Text to image, retrieval@1 among originals",
     "caption_exact_match": "Captions, exact match",
@@ -35,6 +42,12 @@ HELDOUT_LABELS = {
     "edit_retrieval_at_1": "Held-out, edits, retrieval@1 among reconstructions",
 }
 
+RETRIEVAL = (
+    "Retrieval@1: the share of generated pictures whose nearest neighbour (mean squared pixel distance) among all "
+    "pictures of the data set is the wanted one; candidates that cannot be told apart count as right. Chance: "
+    "answering with a random candidate. Bound: what perfect codes would score through this tokenizer."
+)
+
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     """Rows (name, measured, target, chance, bound) of the table of results; what was not measured has no row."""
@@ -43,7 +56,7 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     for name, label in LABELS.items():
         if name in metrics:
             row = (metrics[name], targets.get(name), chance.get(name), bounds.get(name))
-            rows.append([label, *map(_number, row)])
+            rows.append([label, *map(number, row)])
     heldout = metrics.get("heldout", {})
     heldout_chance = {
         **chance.get("heldout", {}),
@@ -53,7 +66,7 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     for name, label in HELDOUT_LABELS.items():
         if name in heldout:
             row = (heldout[name], None, heldout_chance.get(name), bounds.get("heldout", {}).get(name))
-            rows.append([label, *map(_number, row)])
+            rows.append([label, *map(number, row)])
     return rows
 
 
@@ -62,12 +75,9 @@ def results(metrics: Mapping[str, Any]) -> str:
     rows = metric_rows(metrics)
     if not rows:
         return ""
-    explanation = (
-        "Retrieval@1: the share of generated pictures whose nearest neighbour (mean squared pixel distance) among all "
-        "pictures of the data set is the wanted one; candidates that cannot be told apart count as right. Chance: "
-        "answering with a random candidate. Bound: what perfect codes would score through this tokenizer."
-    )
-    return page.paragraph(explanation) + page.table(("", "measured", "target", "chance", "bound"), rows)
+    explanation = RETRIEVAL if any("retrieval" in name for name in metrics) else ""
+    header, *rows = _without_empty_columns([("", "measured", "target", "chance", "bound"), *rows])
+    return (page.paragraph(explanation) if explanation else "") + page.table(header, rows)
 
 
 def reconstructions(run: pathlib.Path) -> str:
@@ -171,12 +181,18 @@ def times(seconds: Mapping[str, float]) -> str:
 def configurations(run: pathlib.Path) -> str:
     """The resolved configuration of each training run, folded."""
     folds = []
-    for path in sorted(run.glob("*/config.json")):
+    for path in [*run.glob("config.json"), *sorted(run.glob("*/config.json"))]:
         config = json.loads(path.read_text(encoding="utf-8"))
         train = config["train"]
         summary = f"{path.parent.name}: {train['steps']} steps of {train['batch_size']} rows, seed {config['seed']}"
         folds.append(page.foldable(summary, json.dumps(config, indent=2)))
     return "".join(folds)
+
+
+def _without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """A table with its header in the first row, without the columns in which no other row has anything."""
+    kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
+    return [[row[i] for i in kept] for row in rows]
 
 
 def _picked(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
@@ -197,7 +213,8 @@ def _copy(image: Any, record: Mapping[str, Any]) -> str:
     return picture(image, f"{record['caption']}, reconstruction")
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A figure as the tables show it; nothing where it was not measured."""
     if value is None:
         return ""
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"

@@ -1,0 +1,180 @@
+"""The page that compares tokenizer runs: figures, what their configurations differ in, curves and pictures together."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nextflow_jax.errors import UserError
+from nextflow_jax.evals.outcome import METRICS_FILE
+from nextflow_jax.evals.tokenizer_parts import SUFFIXES
+from nextflow_jax.report import page
+from nextflow_jax.report.curves import curves
+from nextflow_jax.report.pictures import card, gallery, picture, sign, stack
+from nextflow_jax.report.sections import LABELS, number
+from nextflow_jax.report.tokenizer_sections import described, image, read_split, stages
+from nextflow_jax.report.training_curves import metrics_of, pick_series
+from nextflow_jax.training.workdir import CONFIG_FILE
+
+STAGED = 3
+"""Pictures of a split that are shown after each scale."""
+DRAWINGS: tuple[tuple[str, str, bool], ...] = (
+    ("loss", "total loss", True),
+    ("psnr", "PSNR of training batches (dB)", False),
+    ("codebook/usage/all_scales", "codebook usage", False),
+    ("codebook/perplexity/all_scales", "codebook perplexity", False),
+)
+"""(metric, title, logarithmic): one drawing each, a line a run."""
+ABSENT = "—"
+
+Runs = Mapping[str, pathlib.Path]
+"""Name on the page -> folder."""
+
+
+def write_comparison(folders: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
+    """Builds OUT/index.html from runs with a tokenizer evaluation; returns its path.
+
+    Raises:
+      UserError: a folder without a tokenizer evaluation, or one named twice.
+    """
+    runs = name_runs(folders)
+    metrics = {name: _read_metrics(folder) for name, folder in runs.items()}
+    parts = [
+        ("Results", results(metrics)),
+        ("Differences", differences(runs)),
+        ("Training", training(runs)),
+        ("Reconstructions", pictures(runs)),
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "index.html"
+    temporary = path.with_suffix(".unfinished")
+    title = "nextflow_jax: tokenizers compared"
+    temporary.write_text(page.document(title, ", ".join(runs), parts), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def name_runs(folders: Sequence[pathlib.Path]) -> Runs:
+    """Each folder under the shortest end of its path that tells it from the others.
+
+    Raises:
+      UserError: the same folder twice.
+    """
+    paths = [folder.resolve() for folder in folders]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"RUN_DIR {path} is given more than once; name each run once")
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, folders))
+
+
+def comparison_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows (figure, one value a run): overall, then of each size where a run has several."""
+    rows = []
+    for name, label in LABELS.items():
+        rows.append([label, *(number(values.get(name)) for values in metrics.values())])
+    sizes = {size: None for values in metrics.values() if len(values.get("sizes", {})) > 1 for size in values["sizes"]}
+    for size in sizes:
+        for name, label in LABELS.items():
+            figures = (values.get("sizes", {}).get(size, {}) for values in metrics.values())
+            rows.append([f"{label}, {size}", *(number(each.get(name)) for each in figures)])
+    return [row for row in rows if any(row[1:])]
+
+
+def results(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of figures, a column a run; a warning where they were not measured alike."""
+    body = ""
+    for what in ("pictures", "sizes", "evaluation"):
+        if len({json.dumps(values["made_from"][what], sort_keys=True) for values in metrics.values()}) > 1:
+            body += page.paragraph(f"Not measured alike: made_from.{what} differs between the runs' {METRICS_FILE}.")
+    return body + page.table(["", *metrics], comparison_rows(metrics))
+
+
+def differences(runs: Runs) -> str:
+    """The values of the configurations that are not the same in all runs."""
+    paths = {name: folder / CONFIG_FILE for name, folder in runs.items()}
+    absent = [name for name, path in paths.items() if not path.is_file()]
+    if absent:
+        return page.paragraph(
+            f"No {CONFIG_FILE} in {', '.join(absent)}: evaluate into the run's own folder to see this."
+        )
+    configs = {name: _flat(json.loads(path.read_text(encoding="utf-8"))) for name, path in paths.items()}
+    keys = {key: None for config in configs.values() for key in config}
+    rows = [[key, *(config.get(key, ABSENT) for config in configs.values())] for key in keys]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    if not rows:
+        return page.paragraph("The configurations are the same.")
+    return page.table(["", *runs], rows)
+
+
+def training(runs: Runs) -> str:
+    """The same metric of all runs in one drawing each."""
+    records = {name: metrics_of(folder) for name, folder in runs.items()}
+    svgs = []
+    for metric, title, log in DRAWINGS:
+        series = {name: line for name, own in records.items() for line in pick_series(own, metric, log).values()}
+        svgs += [curves(title, series, log=log, value_name="")] if series else []
+    return page.drawings(svgs)
+
+
+def pictures(runs: Runs) -> str:
+    """Pictures that all runs have kept: original, then every run's reconstruction above its error."""
+    body = ""
+    for split in SUFFIXES:
+        outcomes = {name: read_split(folder, split) for name, folder in runs.items()}
+        if any(outcome is None for outcome in outcomes.values()):
+            continue
+        kept = {
+            name: {(record["key"], record["size"]): record for record in outcome.records}
+            for name, outcome in outcomes.items()
+        }
+        common = [place for place in next(iter(kept.values())) if all(place in own for own in kept.values())]
+        sides = [_side_by_side(outcomes, {name: own[place] for name, own in kept.items()}) for place in common]
+        staged = [_all_stages(outcomes, {name: own[place] for name, own in kept.items()}) for place in common[:STAGED]]
+        if common:
+            body += page.subheading(f"{split} pictures") + gallery(sides)
+            body += page.subheading(f"{split} pictures after each scale") + gallery(staged)
+    return page.paragraph("Original; then each run's reconstruction, with its error below.") + body if body else ""
+
+
+def _side_by_side(outcomes: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> str:
+    first, record = next(iter(records.items()))
+    parts = [picture(image(outcomes[first], record, "original"), f"{record['caption']}, original")]
+    for name, own in records.items():
+        copy, error = (
+            picture(image(outcomes[name], own, what), f"{own['caption']}, {words} of {name}")
+            for what, words in (("copy", "reconstruction"), ("error", "error"))
+        )
+        parts.append(stack(sign(name), copy, error))
+    words = "\n".join([record["caption"], *(f"{name}: {described(own)}" for name, own in records.items())])
+    return card(parts, words)
+
+
+def _all_stages(outcomes: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [part for name, own in records.items() for part in (sign(name), stages(outcomes[name], own))]
+    return card([stack(*rows)], next(iter(records.values()))["caption"])
+
+
+def _read_metrics(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / METRICS_FILE
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "tokenizer" not in metrics.get("made_from", {}):
+        raise UserError(
+            f"{folder}: no tokenizer evaluation there; make one with `python -m nextflow_jax.evaluate` "
+            f"--workdir RUN --out {folder}"
+        )
+    return metrics
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, str]:
+    """A nested configuration as dotted names and values in words."""
+    if not isinstance(config, Mapping):
+        return {prefix: json.dumps(config)}
+    flat = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
