@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,9 @@ from jaxtyping import Array, Float, Integer
 
 from nextflow_jax.config import Fault, choose, nearest
 from nextflow_jax.errors import UserError
+
+PATTERNS = ("no_decay", "freeze", "clip_groups", "rates")
+"""Fields with regular expressions."""
 
 NO_DECAY = (
     r"(^|/)(bias|scale|refine_biases)$",
@@ -43,10 +46,16 @@ class OptimizerConfig:
     no_decay: tuple[str, ...] = NO_DECAY
     clip_norm: float = 1.0
     """Largest global norm of the gradient; 0 = no clipping."""
+    clip_groups: tuple[str, ...] = ()
+    """The parameters that match one of these are clipped on their own, all others together, each to `clip_norm`: so
+    one player's gradients leave the other's alone. Of several patterns the first that matches counts."""
+    rates: tuple[tuple[str, float], ...] = ()
+    """(pattern, factor of the learning rate); of several patterns the first that matches counts, elsewhere it is 1."""
     ema_decay: float = 0.0
     """Moving average of the trained parameters, used by whoever reads the checkpoint; 0 = none is kept."""
     freeze: tuple[str, ...] = ()
-    """Parameters that get no gradient and no optimizer state; each pattern must match."""
+    """Parameters that get no gradient and no optimizer state. Each pattern of this and the two fields above must match
+    a parameter."""
 
     def faults(self) -> Iterator[Fault]:
         """The rules these settings break."""
@@ -61,8 +70,12 @@ class OptimizerConfig:
         for name in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
             if getattr(self, name) < 0:
                 yield Fault(name, getattr(self, name), "must not be negative", "use 0 to switch it off")
-        for name in ("no_decay", "freeze"):
-            for pattern in getattr(self, name):
+        for pattern, factor in self.rates:
+            if factor <= 0:
+                yield Fault("rates", (pattern, factor), "factors must be positive", "use freeze to train nothing there")
+        rated = tuple(pattern for pattern, _ in self.rates)
+        for name, patterns in {**vars(self), "rates": rated}.items():
+            for pattern in patterns if name in PATTERNS else ():
                 if not _is_regex(pattern):
                     yield Fault(name, pattern, "is not a regular expression", "correct the pattern")
 
@@ -99,6 +112,8 @@ class Optimizer:
     steps: int
     frozen: frozenset[str]
     """Names of the parameters that are not trained."""
+    factors: Mapping[str, float]
+    """Factor of the learning rate, by the name of every trained parameter."""
     transform: optax.GradientTransformation
     """Clipping, Adam and decay, without the learning rate, over the trained parameters."""
 
@@ -113,7 +128,13 @@ class Optimizer:
         """One AdamW step on the trained parameters; returns their new values and the new optimizer state."""
         updates, opt_state = self.transform.update(grads, opt_state, trained)
         rate = learning_rate(self.config, self.steps, step)
-        trained = jax.tree.map(lambda value, change: value - (rate * change).astype(value.dtype), trained, updates)
+        factors = _by_name(trained, self.factors.__getitem__)
+        trained = jax.tree.map(
+            lambda value, change, factor: value - (factor * rate * change).astype(value.dtype),
+            trained,
+            updates,
+            factors,
+        )
         return trained, opt_state
 
     def average(self, ema: Any, trained: Any, step: Integer[Array, ""]) -> Any:
@@ -133,22 +154,24 @@ def make_optimizer(config: OptimizerConfig, steps: int, params: Any) -> Optimize
       params: the (abstract) unboxed "params" collection: nested dictionaries.
 
     Raises:
-      UserError: a freeze pattern matches nothing, or nothing is left to train.
+      UserError: a pattern matches nothing, or nothing is left to train.
     """
     names = list(traverse_util.flatten_dict(params, sep="/"))
     frozen = _frozen_names(config.freeze, names)
+    trained_names = [name for name in names if name not in frozen]
+    rated = _first_matches("rates", [pattern for pattern, _ in config.rates], trained_names)
+    factors = {name: 1.0 if index is None else config.rates[index][1] for name, index in rated.items()}
+    groups = _first_matches("clip_groups", config.clip_groups, trained_names)
 
     def decays(trained: Any) -> Any:
-        flat = traverse_util.flatten_dict(trained, sep="/")
-        mask = {name: not any(re.search(pattern, name) for pattern in config.no_decay) for name in flat}
-        return traverse_util.unflatten_dict(mask, sep="/")
+        return _by_name(trained, lambda name: not any(re.search(pattern, name) for pattern in config.no_decay))
 
     transform = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        _clip_groups(config.clip_norm, groups) if config.clip_norm else optax.identity(),
         optax.scale_by_adam(config.beta1, config.beta2, config.eps),
         optax.add_decayed_weights(config.weight_decay, decays) if config.weight_decay else optax.identity(),
     )
-    return Optimizer(config, steps, frozen, transform)
+    return Optimizer(config, steps, frozen, factors, transform)
 
 
 def merge_params(*parts: Any) -> Any:
@@ -157,6 +180,41 @@ def merge_params(*parts: Any) -> Any:
     for part in parts:
         flat |= traverse_util.flatten_dict(part, sep="/")
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _clip_groups(norm: float, groups: Mapping[str, int | None]) -> optax.GradientTransformation:
+    """Clips the gradient of each group of parameters to a global norm of its own; `groups`: name -> group."""
+    if len(set(groups.values())) == 1:
+        return optax.clip_by_global_norm(norm)
+
+    def clip(grads: Any, params: Any) -> Any:
+        flat = traverse_util.flatten_dict(grads, sep="/")
+        factors = {}
+        for group in set(groups.values()):
+            size = optax.tree.norm({name: grad for name, grad in flat.items() if groups[name] == group})
+            factors[group] = jnp.where(size < norm, 1.0, norm / jnp.maximum(size, norm))
+        clipped = {name: grad * factors[groups[name]].astype(grad.dtype) for name, grad in flat.items()}
+        return traverse_util.unflatten_dict(clipped, sep="/")
+
+    return optax.stateless(clip)
+
+
+def _by_name(tree: Any, value: Callable[[str], Any]) -> Any:
+    """The tree with `value(name)` for every leaf."""
+    return traverse_util.unflatten_dict({name: value(name) for name in traverse_util.flatten_dict(tree, sep="/")}, "/")
+
+
+def _first_matches(field: str, patterns: Sequence[str], names: Sequence[str]) -> dict[str, int | None]:
+    """Name -> index of the first pattern that matches it, or None."""
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            raise UserError(
+                f"config.optimizer.{field}: {pattern!r} matches no trained parameter; {nearest(pattern, names)}"
+            )
+    return {
+        name: next((index for index, pattern in enumerate(patterns) if re.search(pattern, name)), None)
+        for name in names
+    }
 
 
 def _frozen_names(patterns: Sequence[str], names: Sequence[str]) -> frozenset[str]:

@@ -106,3 +106,60 @@ def test_moving_average_forgets_the_start_then_is_slow():
 def test_faults(field, value):
     faults = list(dataclasses.replace(CONFIG, **{field: value}).faults())
     assert [fault.field for fault in faults] == [field]
+
+
+def test_rates_scale_the_updates_and_the_first_match_counts():
+    params = make_params()
+    plain = make_optimizer(CONFIG, 20, params)
+    rates = (("^dense/kernel$", 0.5), ("^dense/", 2.0), ("codes", 0.1))
+    rated = make_optimizer(dataclasses.replace(CONFIG, rates=rates), 20, params)
+    grads = jax.tree.map(lambda leaf: 0.3 * leaf + 0.1, params)
+    moved = [
+        jax.tree.map(
+            np.subtract, optimizer.update(grads, optimizer.transform.init(params), params, jnp.asarray(3))[0], params
+        )
+        for optimizer in (plain, rated)
+    ]
+    for (group, name), factor in {
+        ("dense", "kernel"): 0.5,
+        ("dense", "bias"): 2.0,
+        ("norm", "scale"): 1.0,
+        ("embedding", "codes"): 0.1,
+    }.items():
+        np.testing.assert_allclose(moved[1][group][name], factor * moved[0][group][name], rtol=1e-4)
+
+
+def test_groups_are_clipped_each_on_its_own():
+    params = make_params()
+    config = dataclasses.replace(CONFIG, clip_norm=1.0, clip_groups=("^embedding/",), weight_decay=0.0)
+    grads = jax.tree.map(jnp.ones_like, params)
+    huge = {**grads, "embedding": jax.tree.map(lambda leaf: 1e4 * leaf, grads["embedding"])}
+    optimizer = make_optimizer(config, 20, params)
+    means = [
+        optimizer.transform.update(some, optimizer.transform.init(params), params)[1][1].mu for some in (grads, huge)
+    ]
+    for mean in means:
+        for part in ({"embedding": mean["embedding"]}, {name: mean[name] for name in ("dense", "norm")}):
+            assert float(optax.tree.norm(part)) == pytest.approx((1 - config.beta1) * 1.0, rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *means)
+    small = jax.tree.map(lambda leaf: 1e-3 * leaf, grads)
+    state = optimizer.transform.update(small, optimizer.transform.init(params), params)[1]
+    jax.tree.map(lambda mu, grad: np.testing.assert_allclose(mu, 0.1 * grad, rtol=1e-5), state[1].mu, small)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rates": (("densse", 0.5),)}, "config.optimizer.rates: 'densse' matches no trained parameter"),
+        ({"clip_groups": ("x",)}, "config.optimizer.clip_groups: 'x' matches no"),
+        ({"freeze": ("^dense/",), "rates": (("^dense/", 0.5),)}, "matches no trained parameter"),
+    ],
+)
+def test_patterns_that_match_nothing(change, message):
+    with pytest.raises(UserError, match=message):
+        make_optimizer(dataclasses.replace(CONFIG, **change), 20, make_params())
+
+
+def test_faults_of_patterns_and_factors():
+    config = OptimizerConfig(rates=(("(", 0.0),), clip_groups=("[",), freeze=("*",))
+    assert sorted(fault.field for fault in config.faults()) == ["clip_groups", "freeze", "rates", "rates"]
