@@ -1,4 +1,6 @@
-"""Resize maps against values worked out by hand and the properties that define each method."""
+"""Resize maps against torch's, values worked out by hand and the properties that define each method."""
+
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,8 +8,30 @@ import pytest
 
 from nextflow_jax.errors import UserError
 from nextflow_jax.resize import resize_gather, resize_grid, resize_matrix
+from tests.goldens.resize_arrays import GRIDS, features, pairs
 
 METHODS = ("nearest", "bilinear", "bicubic", "area")
+GOLDEN = np.load(pathlib.Path(__file__).parent / "goldens" / "resize.npz")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_line_is_resized_as_torch_does_it(method):
+    """All sizes that the 41 schedules of every level, VAR's and TokenFlow's have (of bicubic a fifth of them)."""
+    expected, start = GOLDEN[method], 0
+    for n_in, n_out in pairs()[method]:
+        wanted = expected[start : start + n_in * n_out].reshape(n_out, n_in)
+        np.testing.assert_allclose(
+            resize_matrix(n_in, n_out, method), wanted, atol=1e-6, rtol=0, err_msg=f"{n_in} {n_out}"
+        )
+        start += n_in * n_out
+    assert start == len(expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", range(len(GRIDS)))
+def test_pictures_are_resized_as_torch_does_it(method, case):
+    wanted = GOLDEN[f"picture/{method}/{case}"]
+    np.testing.assert_allclose(resize_grid(features(case), GRIDS[case][1], method), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
