@@ -175,7 +175,9 @@ def _uses(rows: Sequence[Row], wanted: Mapping[str, Any], faults: _Faults) -> li
     uses: list[_Use] = []
     makers: dict[str, list[Row]] = {name: [] for name in wanted}
     for row in rows:
-        bound = (matches(row.targets[0], name) for name in wanted)
+        first = row.targets[0]
+        # A target without fields is one name: large tables of such rows need no search.
+        bound = (matches(first, name) for name in (wanted if _fields(first) else {first} & wanted.keys()))
         for fields in (fields for fields in bound if fields is not None):
             targets = tuple(target.format(**fields) for target in row.targets)
             counts = tuple(wanted[targets[0]].shape[: len(row.stacked)])
