@@ -125,6 +125,7 @@ class TokenizerExperiment(Experiment):
 
     def input_faults(self) -> Iterator[Fault]:
         """Runs that must be there and are not."""
+        yield from super().input_faults()
         if self.teacher and not checkpoint_steps(self.teacher):
             yield Fault("teacher", self.teacher, "has no checkpoint", "train the contrastive experiment there first")
 
@@ -146,6 +147,7 @@ class DecoderExperiment(Experiment):
 
     def input_faults(self) -> Iterator[Fault]:
         """Shards that must be there and are not."""
+        yield from super().input_faults()
         fix = "set it to the --out of python -m nextflow_jax.extract"
         if not self.pipeline.shards:
             yield Fault("pipeline.shards", "", "training needs shards", fix)

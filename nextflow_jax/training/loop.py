@@ -17,9 +17,13 @@ from nextflow_jax.training.program import Program, build_program
 from nextflow_jax.training.progress import Progress
 from nextflow_jax.training.run_log import RunLog
 from nextflow_jax.training.settings import Experiment, TrainConfig
-from nextflow_jax.training.state import StateLayout, TrainState, init_state
+from nextflow_jax.training.state import StateLayout, TrainState, abstract_variables, init_state
 from nextflow_jax.training.task import Task
+from nextflow_jax.training.warm_start import WarmStart, load_warm_start
 from nextflow_jax.training.workdir import check_resume, save_config
+
+INIT_FROM = "init_from"
+"""The fingerprint that says which checkpoint a run's weights came from; a resumed run keeps it, source or no source."""
 
 
 def train(
@@ -48,13 +52,22 @@ def train(
     settings = experiment.train
     steps = checkpoint_steps(workdir)
     start = steps[-1] if steps else 0
+    fingerprints, warm_start = task.describe(), None
     if steps:
-        check_resume(experiment, task.describe(), read_meta(workdir, start))
+        meta = read_meta(workdir, start)
+        fingerprints |= {name: value for name, value in meta["fingerprints"].items() if name == INIT_FROM}
+        check_resume(experiment, fingerprints, meta)
+    elif experiment.init_from.workdir:
+        # Before anything is compiled: a source that does not fit is known at once.
+        warm_start = load_warm_start(experiment.init_from, abstract_variables(task))
+        fingerprints[INIT_FROM] = warm_start.origin
     progress = Progress(experiment.name or experiment.kind, start, settings.steps, stream)
-    checkpoints = Checkpoints(workdir, settings.keep, to_plain_dict(experiment), task.describe())
+    if warm_start:
+        progress.say(f"starting with {len(warm_start.arrays)} arrays of {warm_start.origin}")
+    checkpoints = Checkpoints(workdir, settings.keep, to_plain_dict(experiment), fingerprints)
     with StopSignal() as stop, checkpoints:
         program = build_program(experiment, task, devices, workdir, progress)
-        state, position = _restore_or_init(experiment, task, program.layout, checkpoints, start)
+        state, position = _restore_or_init(experiment, task, program.layout, checkpoints, start, warm_start)
         save_config(workdir, experiment)
         if jax.process_index() == 0:
             task.save_artifacts(workdir)
@@ -69,11 +82,17 @@ def train(
 
 
 def _restore_or_init(
-    experiment: Experiment, task: Task, layout: StateLayout, checkpoints: Checkpoints, start: int
+    experiment: Experiment,
+    task: Task,
+    layout: StateLayout,
+    checkpoints: Checkpoints,
+    start: int,
+    warm_start: WarmStart | None,
 ) -> tuple[TrainState, Position]:
     if checkpoints.latest is not None:
         return checkpoints.restore(start, layout.abstract)
-    return init_state(task, layout, experiment.seed), Position(batch=0)
+    changes = {"start": warm_start.apply} if warm_start else {}
+    return init_state(task, layout, experiment.seed, **changes), Position(batch=0)
 
 
 def _run(

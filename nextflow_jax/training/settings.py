@@ -9,6 +9,7 @@ from nextflow_jax.config import Fault
 from nextflow_jax.errors import UserError
 from nextflow_jax.sharding import BATCH_AXES, MeshConfig, make_rules
 from nextflow_jax.training.optimizer import OptimizerConfig
+from nextflow_jax.training.warm_start import InitFromConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,10 @@ class Experiment:
     """Rows of sharding.LOGICAL_RULES to replace: (logical axis, mesh axes)."""
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    init_from: InitFromConfig = InitFromConfig()
+    """Another run whose weights this one starts from."""
 
-    FIXED: ClassVar[tuple[str, ...]] = ("kind", "seed")
+    FIXED: ClassVar[tuple[str, ...]] = ("kind", "seed", "init_from")
     """Fields (or groups) that a resumed run must not change, because its checkpoint's arrays depend on them."""
     FREE: ClassVar[tuple[str, ...]] = ()
     """Fields inside FIXED groups that may change all the same."""
@@ -81,7 +84,8 @@ class Experiment:
 
     def input_faults(self) -> Iterator[Fault]:
         """Files and folders that must be there and are not."""
-        yield from ()
+        for fault in self.init_from.input_faults((self.kind,)):
+            yield dataclasses.replace(fault, field=f"init_from.{fault.field}")
 
     def with_input_sizes(self) -> "Experiment":
         """This experiment with the sizes that its inputs decide; what config.json and checkpoints record."""

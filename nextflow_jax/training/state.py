@@ -1,6 +1,7 @@
 """The training state and its layout: every array that a checkpoint holds, its shape, dtype and sharding."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -88,12 +89,21 @@ def make_layout(task: Task, config: OptimizerConfig, steps: int, mesh: Mesh, rul
     return StateLayout(mesh, rules, optimizer, boxed, state, shardings)
 
 
-def init_state(task: Task, layout: StateLayout, seed: int) -> TrainState:
-    """A fresh state, created in place on the mesh; the values do not depend on the mesh."""
+def init_state(
+    task: Task, layout: StateLayout, seed: int, start: Callable[[Any], Any] = lambda variables: variables
+) -> TrainState:
+    """A fresh state, created in place on the mesh; the values do not depend on the mesh.
+
+    Args:
+      task: makes the variables.
+      layout: where they go.
+      seed: of the experiment.
+      start: changes them at last, e.g. `WarmStart.apply`; keeps the tree, shapes and dtypes.
+    """
     shardings = layout.shardings
     variable_shardings = {"params": shardings.params, **shardings.variables}
     create = jax.jit(lambda key: meta.unbox(task.init(key)), out_shardings=variable_shardings)
-    variables = dict(_place(task.after_init(create(stream_key(seed, "init"))), variable_shardings))
+    variables = dict(_place(start(task.after_init(create(stream_key(seed, "init")))), variable_shardings))
     params = variables.pop("params")
     trained = layout.optimizer.split(params)[0]
     opt_state = jax.jit(layout.optimizer.transform.init, out_shardings=shardings.opt_state)(trained)
@@ -104,6 +114,11 @@ def init_state(task: Task, layout: StateLayout, seed: int) -> TrainState:
     state = TrainState(step=step, params=params, variables=variables, opt_state=opt_state, ema=ema)
     _check_like(state, layout.abstract)
     return state
+
+
+def abstract_variables(task: Task) -> Any:
+    """Shapes and dtypes of a task's variables by collection, unboxed."""
+    return dict(meta.unbox(jax.eval_shape(task.init, stream_key(0, "init"))))
 
 
 def num_parameters(params: Any) -> int:

@@ -1,0 +1,170 @@
+"""Warm start: a fresh run takes its weights from another run's checkpoint, strictly, with every gap named.
+
+Names of arrays are "collection/path", e.g. "params/pixel_encoder/stem/kernel" or "codebook/quantizer/embedding". Every
+array of the new run must be in the source with the same shape and dtype, unless a pattern of the configuration says
+otherwise; every array of the source must be used, or a pattern says that it is not. All misfits come in one message.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from nextflow_jax.config import Fault, nearest
+from nextflow_jax.errors import UserError
+from nextflow_jax.training.checkpoint import Restored, checkpoint_steps, read_meta, restore_variables
+
+NEWEST = -1
+
+PATTERNS = ("fresh", "drop", "pixel_half")
+"""Fields with regular expressions."""
+
+_SHOWN = 8
+"""Misfits of one kind that a message lists."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFromConfig:
+    """Where weights come from; patterns are regular expressions searched in "collection/path" names."""
+
+    workdir: str = ""
+    """--workdir of the source run; empty = no warm start. Its moving average is taken where it kept one."""
+    step: int = NEWEST
+    """Which checkpoint; -1 = the newest."""
+    fresh: tuple[str, ...] = ()
+    """Our arrays that keep their own initial values; arrays of the source with such names are not used."""
+    drop: tuple[str, ...] = ()
+    """Arrays of the source that are not used."""
+    pixel_half: tuple[str, ...] = ()
+    """Our codebook arrays of which the source has the pixel half alone (a single codebook before a dual one). It
+    becomes their last columns; the semantic half starts at zero, so that at first pixels alone choose the codes, whose
+    semantic halves then follow what chose them."""
+
+    def faults(self) -> Iterator[Fault]:
+        """The rules these settings break."""
+        if self.step < NEWEST:
+            yield Fault("step", self.step, "is no step", "use -1 for the newest checkpoint")
+        for name in PATTERNS:
+            for pattern in getattr(self, name):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    yield Fault(name, pattern, f"is not a regular expression ({error})", "correct the pattern")
+            if getattr(self, name) and not self.workdir:
+                yield Fault(
+                    name, getattr(self, name), "says what to do with a source", "set workdir, or leave it empty"
+                )
+
+    def input_faults(self, kinds: Sequence[str]) -> Iterator[Fault]:
+        """What is wrong with the source, as far as its names tell; `kinds` are those that fit."""
+        if not self.workdir:
+            return
+        steps = checkpoint_steps(self.workdir)
+        if not steps:
+            yield Fault("workdir", self.workdir, "has no checkpoint", "train the source there first")
+        elif self.step not in (NEWEST, *steps):
+            yield Fault("step", self.step, f"{self.workdir} has checkpoints {steps}", "use one of these, or -1")
+        else:
+            kind = read_meta(self.workdir, self._wanted)["config"]["kind"]
+            if kind not in kinds:
+                rule = f"holds a run of kind {kind!r}"
+                yield Fault("workdir", self.workdir, rule, f"give one of kind {' or '.join(kinds)}")
+
+    @property
+    def _wanted(self) -> int | None:
+        return None if self.step == NEWEST else self.step
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Weights that are ready to replace those of a fresh run."""
+
+    arrays: Mapping[str, np.ndarray]
+    """By "collection/path"; arrays that stay fresh are not here."""
+    origin: str
+    """Which checkpoint they are of."""
+
+    def apply(self, variables: Any) -> Any:
+        """The variables with the arrays put in their places."""
+        return traverse_util.unflatten_dict({**_flat(variables), **self.arrays}, sep="/")
+
+
+def load_warm_start(config: InitFromConfig, abstract: Any) -> WarmStart:
+    """Reads the source and fits it to the new run's variables.
+
+    Args:
+      config: with a workdir.
+      abstract: the new run's variables by collection, unboxed, as shapes.
+
+    Raises:
+      UserError: no such checkpoint; or everything that is missing, unused, mis-shaped or mistyped, and every pattern
+        that matches nothing.
+    """
+    source = restore_variables(config.workdir, config._wanted)
+    theirs = _flat({"params": source.params, **source.variables})
+    ours = _flat(abstract)
+    faults = [*_unmatched(config, ours, theirs)]
+    taken, lacking, misfits = {}, [], []
+    for name, wanted in ours.items():
+        if _matches(config.fresh, name):
+            continue
+        if name not in theirs:
+            lacking.append(name)
+            continue
+        found = _with_semantic_half(theirs[name], wanted) if _matches(config.pixel_half, name) else theirs[name]
+        if (found.shape, found.dtype) == (wanted.shape, wanted.dtype):
+            taken[name] = found
+        else:
+            misfits.append(f"{name} {_kind(theirs[name])}, here {_kind(wanted)}")
+    unused = [name for name in theirs if name not in ours and not _matches((*config.fresh, *config.drop), name)]
+    faults += _listed("missing there (fresh lets them start anew)", lacking)
+    faults += _listed("of another shape or type (fresh lets them start anew)", misfits)
+    faults += _listed("not used here (drop leaves them out)", unused)
+    if faults:
+        raise UserError(
+            f"config.init_from.workdir = {config.workdir!r}, step {source.meta['step']}: {'; '.join(faults)}"
+        )
+    return WarmStart(taken, _origin(source))
+
+
+def _origin(source: Restored) -> str:
+    fingerprints = ", ".join(f"{name} {value[:12]}" for name, value in sorted(source.meta["fingerprints"].items()))
+    return f"{source.config['kind']} {source.config['name']!r}, step {source.meta['step']} ({fingerprints})"
+
+
+def _with_semantic_half(half: np.ndarray, wanted: Any) -> np.ndarray:
+    """The pixel half with zero columns before it; as it is where it cannot be one."""
+    fits = half.ndim == len(wanted.shape) and half.shape[:-1] == wanted.shape[:-1]
+    if not fits or half.shape[-1] > wanted.shape[-1]:
+        return half
+    before = [(0, 0)] * (half.ndim - 1) + [(wanted.shape[-1] - half.shape[-1], 0)]
+    return np.pad(half, before)
+
+
+def _unmatched(config: InitFromConfig, ours: Iterable[str], theirs: Iterable[str]) -> Iterator[str]:
+    for field, names in (("fresh", ours), ("drop", theirs), ("pixel_half", ours)):
+        for pattern in getattr(config, field):
+            if not any(re.search(pattern, name) for name in names):
+                yield f"{field} {pattern!r} matches nothing; {nearest(pattern, list(names))}"
+
+
+def _listed(what: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"]
+
+
+def _matches(patterns: Iterable[str], name: str) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _kind(array: Any) -> str:
+    return f"{array.dtype}{tuple(array.shape)}"
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return traverse_util.flatten_dict(tree, sep="/")
