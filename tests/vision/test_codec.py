@@ -1,13 +1,16 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nextflow_jax.errors import UserError
+from nextflow_jax.scales import level_family
 from nextflow_jax.vision import residual
 from nextflow_jax.vision.codec import VisionTokenizerCodec, fingerprint, images_to_float, images_to_uint8
 from nextflow_jax.vision.quantizer import SelfCorrection
+from nextflow_jax.vision.tokenizer import VisionTokenizer
 
 CORRECTION = SelfCorrection(share=0.6, top_k=5)
 
@@ -72,6 +75,35 @@ def test_accumulated_inputs_are_the_maps_of_partial_decoding(codec, config, vari
     assert [len(cells) for cells in features] == [*schedule.counts[1:], schedule.counts[-1]]
     np.testing.assert_allclose(features[-1].reshape(maps[-1].shape), maps[-1])
     np.testing.assert_allclose(features[0][0], maps[0][: 4 // 2, : 6 // 3].mean(axis=(0, 1)), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def level_codec(config, random_variables):
+    """The tiny tokenizer for the 41 sizes of the 256 level: patches of 16 x 16, no refinement."""
+    wide = dataclasses.replace(
+        config,
+        family=level_family(256),
+        vit=dataclasses.replace(config.vit, patch=16),
+        pixel=dataclasses.replace(config.pixel, stem=16, multipliers=(1,)),
+        quantizer=dataclasses.replace(config.quantizer, refiners=0),
+    )
+    variables = random_variables(VisionTokenizer(wide), jnp.zeros((1, 128, 512, 3)), train=False)
+    return VisionTokenizerCodec(wide, variables, chunk=1)
+
+
+@pytest.mark.parametrize("size", [(128, 512), (272, 240)], ids=str)
+def test_pictures_of_any_ratio_go_through_codes_and_back(level_codec, size):
+    """The device's codes, accumulated by NumPy, decode to the picture that the device makes of them."""
+    schedule = level_codec.family.schedule(size)
+    images = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    codes, _ = level_codec.encode(images)
+    assert codes.shape == (1, schedule.num_tokens) and len(np.unique(codes)) > 5
+    last = level_codec.accumulate(schedule, codes[0])[-1].reshape(1, *schedule.final_grid, -1)
+    decoded = level_codec.decode(codes, size)
+    assert decoded.shape == images.shape
+    tokenizer = VisionTokenizer(level_codec.config)
+    expected = jax.jit(lambda x: tokenizer.apply(level_codec.variables, x, method="decode_features"))(last)
+    assert np.abs(np.asarray(images_to_uint8(expected), int) - decoded).max() <= 1
 
 
 def test_the_fingerprint_names_content_and_configuration(config, variables):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nextflow_jax.resize import resize_grid
-from nextflow_jax.scales import ScaleSchedule
+from nextflow_jax.scales import ScaleSchedule, level_family
 from nextflow_jax.vision import residual
 
 SQUARE = ScaleSchedule(((1, 1), (2, 2), (3, 3), (4, 4)))
@@ -107,3 +107,23 @@ def test_a_map_on_the_wrong_grid_is_refused():
         residual.add_scale(SQUARE, 1, random(4, 4, 5), random(3, 3, 5))
     with pytest.raises(ValueError, match=r"accumulated .* grid \(4, 4\)"):
         residual.add_scale(SQUARE, 1, random(5, 4, 5), random(2, 2, 5))
+
+
+def test_codes_of_all_41_schedules_give_back_the_maps_they_were_made_of():
+    """The 256 level: the codes alone make the maps of encoding, at every scale."""
+    phi, table = refinement(4), random(32, CHANNELS, seed=1)
+
+    def nearest(k, rest):
+        codes = np.argmin(np.square(rest[..., None, :] - table).sum(axis=-1), axis=-1)
+        return table[codes], codes.reshape(-1)
+
+    schedules = level_family(256).schedules()
+    assert len(schedules) == 41
+    for (height, width), schedule in schedules.items():
+        assert schedule.final_grid == (height // 16, width // 16)
+        target = random(*schedule.final_grid, CHANNELS, seed=2)
+        maps, codes = residual.encode_scales(schedule, target, nearest, phi)
+        codes = np.concatenate(codes)
+        assert codes.shape == (schedule.num_tokens,)
+        for made, wanted in zip(residual.accumulate(schedule, table[codes], phi), maps, strict=True):
+            np.testing.assert_allclose(made, wanted, atol=1e-6)
