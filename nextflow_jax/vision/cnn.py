@@ -121,7 +121,7 @@ def decoder_stages(config: PixelConfig, dtype: DTypeLike) -> list[list[nn.Module
     for level in reversed(range(len(widths))):
         stages[-1] += _level(config, level, widths[level], config.decoder_blocks, dtype)
         if level:
-            stages.append([Double(), convolution(widths[level], dtype, f"up_{level}")])
+            stages.append([Double(name=f"double_{level}"), convolution(widths[level], dtype, f"up_{level}")])
     stages[-1] += _head(config, 3 * config.stem**2, dtype)
     return stages
 

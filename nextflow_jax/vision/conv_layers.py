@@ -1,11 +1,9 @@
 """The layers that convolutional encoder and decoder are made of: convolution, group norm, residual and attention block.
 
 Definitions follow VQGAN (arXiv 2012.09841), so that weights published in that shape fit by renaming. Every layer but
-attention and the statistics of a group norm sees a few rows only; `reach` says how many, and statistics may be given
-from outside (collection "moments"), which together allow decoding in strips (nextflow_jax/vision/tiled.py).
+attention and the statistics of a group norm sees a few rows only, and statistics may be given from outside (collection
+"moments"): this allows decoding in strips (nextflow_jax/vision/tiled.py).
 """
-
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,7 +16,7 @@ from nextflow_jax.vision.transformer import NORM_EPSILON, partitioned
 GIVEN_MOMENTS = "moments"
 """Collection in which a caller may give a group norm its statistics, as `means`; see `GroupNorm`."""
 
-ROW_SUMS = "row_sums"
+ROW_MEANS = "row_means"
 """Name in the collection "intermediates" of what a group norm measures; see `GroupNorm`."""
 
 
@@ -36,8 +34,6 @@ def downsample(channels: int, dtype: DTypeLike, name: str) -> nn.Conv:
 class Double(nn.Module):
     """Every cell four times: a grid of twice the rows and columns (nearest)."""
 
-    reach: ClassVar[int] = 0
-
     def __call__(self, x: Float[Array, "B Y X I"]) -> Float[Array, "B Y2 X2 I"]:
         batch, rows, columns, channels = x.shape
         repeated = jnp.broadcast_to(x[:, :, None, :, None], (batch, rows, 2, columns, 2, channels))
@@ -48,8 +44,8 @@ class GroupNorm(nn.Module):
     """Normalises each picture's groups of channels over the grid; statistics in float32.
 
     With a variable "means" in the collection "moments" ([2, B, groups]: mean and mean square) these are the statistics,
-    whatever the grid holds. What the grid holds is sown as "row_sums" ([2, B, Y, groups]: each row's sum and sum of
-    squares) for a caller that makes "intermediates" mutable.
+    whatever the grid holds. What the grid holds is sown as "row_means" ([2, B, Y, groups]: the same of each row) for a
+    caller that makes "intermediates" mutable.
     """
 
     groups: int
@@ -63,7 +59,8 @@ class GroupNorm(nn.Module):
         x = x.astype(jnp.float32)
         grouped = x.reshape(batch, rows, columns, self.groups, channels // self.groups)
         squares = jnp.square(grouped)
-        self.sow("intermediates", ROW_SUMS, jnp.stack([jnp.sum(values, axis=(2, 4)) for values in (grouped, squares)]))
+        row_means = jnp.stack([jnp.mean(values, axis=(2, 4)) for values in (grouped, squares)])
+        self.sow("intermediates", ROW_MEANS, row_means)
         if self.has_variable(GIVEN_MOMENTS, "means"):
             means = self.get_variable(GIVEN_MOMENTS, "means")
         else:
@@ -79,8 +76,6 @@ class NormAct(nn.Module):
     groups: int
     dtype: DTypeLike
 
-    reach: ClassVar[int] = 0
-
     @nn.compact
     def __call__(self, x: Float[Array, "B Y X I"]) -> Float[Array, "B Y X I"]:
         return nn.silu(GroupNorm(self.groups, self.dtype, name="norm")(x))
@@ -92,8 +87,6 @@ class ResidualBlock(nn.Module):
     channels: int
     groups: int
     dtype: DTypeLike
-
-    reach: ClassVar[int] = 2
 
     @nn.compact
     def __call__(self, x: Float[Array, "B Y X I"]) -> Float[Array, "B Y X O"]:
