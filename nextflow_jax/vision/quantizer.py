@@ -88,7 +88,13 @@ class Quantizer(nn.Module):
             self.biases = self.param("refine_biases", bias_init, (self.config.refiners, self.config.dim))
 
     def __call__(
-        self, features: Float[Array, "B Y X C"], schedule: ScaleSchedule, *, train: bool, key: Key[Array, ""] | None
+        self,
+        features: Float[Array, "B Y X C"],
+        schedule: ScaleSchedule,
+        *,
+        train: bool,
+        key: Key[Array, ""] | None,
+        update_codebook: bool = True,
     ) -> Quantised:
         """Quantises a batch; when training, drops scales and updates the codebook (collection must be mutable).
 
@@ -97,6 +103,7 @@ class Quantizer(nn.Module):
           schedule: the grids; the final one is the features' own.
           train: updates the codebook and drops scales.
           key: needed when training.
+          update_codebook: False leaves the collection "codebook" as it is: no moving averages, no revival.
         """
         features = features.astype(jnp.float32)
         table = self._table()
@@ -123,7 +130,8 @@ class Quantizer(nn.Module):
         if train:
             if self.config.dropped_scales == "last":
                 accumulated = self._drop_last_scales(drop_key, maps)
-            stats["codebook/revived"] = self._update(vectors, indices, revive_key), jnp.ones(())
+            if update_codebook:
+                stats["codebook/revived"] = self._update(vectors, indices, revive_key), jnp.ones(())
         return Quantised(
             features=self._pass_gradients(features, accumulated),
             codes=jnp.concatenate(codes, axis=1),

@@ -106,7 +106,12 @@ class VisionTokenizer(nn.Module):
         self.pixel_decoder = PixelDecoder(config.pixel, dtype)
 
     def __call__(
-        self, images: Float[Array, "B H W 3"], *, train: bool, key: Key[Array, ""] | None = None
+        self,
+        images: Float[Array, "B H W 3"],
+        *,
+        train: bool,
+        key: Key[Array, ""] | None = None,
+        update_codebook: bool = True,
     ) -> TokenizerOutput:
         """The whole way: encode, quantise, decode both halves.
 
@@ -114,9 +119,11 @@ class VisionTokenizer(nn.Module):
           images: float32 in [-1, 1], of a size the family lists.
           train: drops scales and updates the codebook (make the collection "codebook" mutable); needs `key`.
           key: this step's randomness.
+          update_codebook: False leaves the collection "codebook" as it is.
         """
         schedule = self.config.family.schedule(images.shape[1:3])
-        quantised = self.quantizer(self.encode_features(images), schedule, train=train, key=key)
+        features = self.encode_features(images)
+        quantised = self.quantizer(features, schedule, train=train, key=key, update_codebook=update_codebook)
         return TokenizerOutput(
             reconstruction=self.decode_features(quantised.features),
             semantic=self.decode_semantic(quantised.features) if self.config.quantizer.dual else None,
