@@ -20,7 +20,7 @@ Arrays are asked for one at a time and in the order of the table: a mapping that
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -117,13 +117,36 @@ def read(
     Raises:
       UserError: all unmapped, missing, duplicate, mis-shaped and mistyped arrays in one message.
     """
+    return unflatten_variables(_filled(rows, arrays, expected, source, ignore, np.empty))
+
+
+def check(
+    rows: Sequence[Row],
+    arrays: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    source: str,
+    ignore: Sequence[str] = (),
+) -> None:
+    """Raises what `read` would raise, and makes no array: broadcast stand-ins of any size take no memory."""
+    _filled(rows, arrays, expected, source, ignore, lambda shape, dtype: np.broadcast_to(np.zeros((), dtype), shape))
+
+
+def _filled(
+    rows: Sequence[Row],
+    arrays: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    source: str,
+    ignore: Sequence[str],
+    make: Callable[[tuple[int, ...], Any], np.ndarray],
+) -> dict[str, np.ndarray]:
+    """The flat tree, of arrays that `make` gives; those that cannot be written are compared with and left alone."""
     wanted, faults = flatten_variables(expected), _Faults()
     uses = _uses(rows, wanted, faults)
     _check_names(uses, arrays, ignore, faults)
     flat: dict[str, np.ndarray] = {}
     for use in uses:
         for target in use.targets:
-            flat[target] = np.empty(wanted[target].shape, wanted[target].dtype)
+            flat[target] = make(wanted[target].shape, wanted[target].dtype)
         shapes = tuple(flat[target].shape[len(use.counts) :] for target in use.targets)
         for index, names in use.pieces():
             if all(name in arrays for name in names):
@@ -131,7 +154,7 @@ def read(
                 for target, piece in zip(use.targets, _pieces(use, names, theirs, shapes, faults)):
                     _place(flat[target], index, piece, f"{' + '.join(names)} for {target}", faults)
     faults.raise_any(source)
-    return unflatten_variables(flat)
+    return flat
 
 
 def write(rows: Sequence[Row], tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -231,7 +254,7 @@ def _place(whole: np.ndarray, index: tuple[int, ...], piece: Any, name: str, fau
         faults.add("mis-shaped", f"{name} gives {list(piece.shape)}, not {list(whole.shape[len(index) :])}")
     elif not _widens(piece.dtype, whole.dtype):
         faults.add("mistyped", f"{name} is {piece.dtype}, not {whole.dtype}")
-    else:
+    elif whole.flags.writeable:
         whole[index] = piece
 
 

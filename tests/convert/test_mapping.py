@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nextflow_jax.convert.mapping import Row, matches, read, write
+from nextflow_jax.convert.mapping import Row, check, matches, read, write
 from nextflow_jax.convert.transforms import CONV, HEADS_IN, LINEAR, split
 from nextflow_jax.errors import UserError
 
@@ -63,6 +63,18 @@ def test_writing_gives_back_every_array_bit_by_bit(arrays):
     assert written.keys() == arrays.keys()
     for name, array in arrays.items():
         assert written[name].tobytes() == array.tobytes() and written[name].flags["C_CONTIGUOUS"]
+
+
+def test_checking_sees_what_reading_sees_and_makes_nothing(arrays):
+    stand_ins = {name: np.broadcast_to(np.float32(1), array.shape) for name, array in arrays.items()}
+    assert check(ROWS, stand_ins, EXPECTED, "file", IGNORE) is None
+    stand_ins["embed.weight"] = np.broadcast_to(np.float64(1), (1_000_000, 1_000_000))
+    del stand_ins["attn.qkv"]
+    with pytest.raises(UserError) as checked:
+        check(ROWS, stand_ins, EXPECTED, "file", IGNORE)
+    with pytest.raises(UserError) as read_in:
+        read(ROWS, stand_ins, EXPECTED, "file", IGNORE)
+    assert str(checked.value) == str(read_in.value) and "[1000000, 1000000]" in str(read_in.value)
 
 
 def test_everything_wrong_is_in_one_message(arrays):
