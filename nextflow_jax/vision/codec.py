@@ -1,7 +1,8 @@
 """The frozen tokenizer as everyone downstream uses it: uint8 pictures to codes and back, one compilation a size.
 
-Batches of any length are run in chunks of one fixed length, so a picture's codes and pixels do not depend on what else
-is in its batch, and every size compiles once.
+Batches of any length are run in chunks of one length a size, so a picture's codes and pixels do not depend on what else
+is in its batch, and every size compiles once. Memory is bounded whatever the size: large pictures come fewer at a time,
+and the largest are decoded in strips (nextflow_jax/vision/tiled.py).
 """
 
 import functools
@@ -21,9 +22,16 @@ from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScaleSchedule, ScheduleFamily
 from nextflow_jax.vision import residual
 from nextflow_jax.vision.quantizer import SelfCorrection
+from nextflow_jax.vision.tiled import tiled_decode
 from nextflow_jax.vision.tokenizer import VisionTokenizer, VisionTokenizerConfig
 
 Variables = dict[str, Any]
+
+CHUNK_PIXELS = 32 * 256**2
+"""Pixels that one device call takes by default: 32 pictures of 256 pixels, 2 of 1024."""
+
+WHOLE_PIXELS = 512**2
+"""Largest pictures that are decoded in one piece by default."""
 
 
 def images_to_float(images: UInt8[Array | np.ndarray, "*B"]) -> Float[Array, "*B"]:
@@ -54,20 +62,33 @@ def fingerprint(variables: Variables, config: Any) -> str:
 class VisionTokenizerCodec:
     """A trained tokenizer, frozen. Inputs and outputs are NumPy; sizes are (height, width) in pixels."""
 
-    def __init__(self, config: VisionTokenizerConfig, variables: Variables, chunk: int = 32) -> None:
+    def __init__(
+        self,
+        config: VisionTokenizerConfig,
+        variables: Variables,
+        chunk: int = 32,
+        chunk_pixels: int = CHUNK_PIXELS,
+        whole_pixels: int = WHOLE_PIXELS,
+        strip_rows: int = 64,
+    ) -> None:
         """Takes unboxed `variables` (collections "params" and "codebook").
 
         Args:
           config: the architecture.
           variables: trained arrays.
-          chunk: pictures in one device call.
+          chunk: pictures in one device call at most.
+          chunk_pixels: their pixels together at most; a picture larger than that comes alone.
+          whole_pixels: pictures of more pixels are decoded in strips.
+          strip_rows: height of these strips, see `tiled_decode`.
         """
         self.config = config
         self.variables = variables
-        self._chunk = chunk
+        self._chunk, self._chunk_pixels = chunk, chunk_pixels
+        self._whole_pixels, self._strip_rows = whole_pixels, strip_rows
         self._module = VisionTokenizer(config)
         self._encode = jax.jit(self._encode_chunk, static_argnames=("self_correction",))
-        self._decode = jax.jit(self._decode_chunk, static_argnames=("schedule", "every_scale"))
+        self._accumulate = jax.jit(self._accumulate_chunk, static_argnames=("schedule", "every_scale"))
+        self._paint = jax.jit(self._paint_chunk, static_argnames=("size",))
 
     @property
     def family(self) -> ScheduleFamily:
@@ -113,7 +134,7 @@ class VisionTokenizerCodec:
             keys = key if key.ndim else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(images)))
         parts = [
             self._encode(self.variables, part, part_keys, self_correction=self_correction)
-            for part, part_keys in self._chunks(images, keys)
+            for part, part_keys in self._chunks(images, keys, images.shape[1:3])
         ]
         inputs, targets = (np.concatenate([np.asarray(codes) for codes in both]) for both in zip(*parts))
         return inputs[: len(images)], targets[: len(images)]
@@ -153,18 +174,22 @@ class VisionTokenizerCodec:
                 f"codes range over {codes.min()} ... {codes.max()}: the codebook has codes 0 ... "
                 f"{self.config.quantizer.codes - 1}; subtract the vocabulary's vision offset"
             )
-        parts = [
-            self._decode(self.variables, part, schedule=schedule, every_scale=every_scale)
-            for part, _ in self._chunks(codes, None)
-        ]
-        return [np.concatenate([np.asarray(part) for part in scale])[: len(codes)] for scale in zip(*parts)]
+        parts = []
+        for part, _ in self._chunks(codes, None, size):
+            maps = self._accumulate(self.variables, part, schedule=schedule, every_scale=every_scale)
+            parts.append([np.asarray(self._paint(self.variables, features, size=tuple(size))) for features in maps])
+        return [np.concatenate(scale)[: len(codes)] for scale in zip(*parts)]
 
     def _chunks(
-        self, rows: np.ndarray, keys: Key[Array, "B"] | None
+        self, rows: np.ndarray, keys: Key[Array, "B"] | None, size: Sequence[int]
     ) -> Iterator[tuple[np.ndarray, Key[Array, "chunk"] | None]]:
-        """Equal chunks of the rows (and their keys), the last one filled up by repeating row 0 of the chunk."""
-        for start in range(0, len(rows), self._chunk):
-            index = np.arange(start, start + self._chunk)
+        """Equal chunks of the rows (and their keys), the last one filled up by repeating row 0 of the chunk.
+
+        Their length depends on `size`, that of the pictures, alone.
+        """
+        chunk = max(1, min(self._chunk, self._chunk_pixels // (size[0] * size[1])))
+        for start in range(0, len(rows), chunk):
+            index = np.arange(start, start + chunk)
             index = np.where(index < len(rows), index, start)
             yield rows[index], None if keys is None else keys[index]
 
@@ -177,11 +202,18 @@ class VisionTokenizerCodec:
     ) -> tuple[Int[Array, "B N"], Int[Array, "B N"]]:
         return self._module.apply(variables, images_to_float(images), keys, self_correction, method="encode")
 
-    def _decode_chunk(
+    def _accumulate_chunk(
         self, variables: Variables, codes: Int[Array, "B N"], schedule: ScaleSchedule, every_scale: bool
-    ) -> list[UInt8[Array, "B H W 3"]]:
+    ) -> list[Float[Array, "B Y X C"]]:
+        """The feature maps to make pictures of: after every scale, or after the last one."""
         maps = self._module.apply(variables, codes, schedule, method="accumulate")
-        wanted = maps if every_scale else maps[-1:]
-        return [
-            images_to_uint8(self._module.apply(variables, features, method="decode_features")) for features in wanted
-        ]
+        return maps if every_scale else maps[-1:]
+
+    def _paint_chunk(
+        self, variables: Variables, features: Float[Array, "B Y X C"], size: tuple[int, int]
+    ) -> UInt8[Array, "B H W 3"]:
+        if size[0] * size[1] <= self._whole_pixels:
+            return images_to_uint8(self._module.apply(variables, features, method="decode_features"))
+        latents = self._module.apply(variables, features, method="decoder_latents")
+        decoder, dtype = variables["params"]["pixel_decoder"], jnp.dtype(self.config.dtype)
+        return images_to_uint8(tiled_decode(self.config.pixel, dtype, decoder, latents, self._strip_rows))

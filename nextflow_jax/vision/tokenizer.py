@@ -159,8 +159,12 @@ class VisionTokenizer(nn.Module):
 
     def decode_features(self, features: Float[Array, "B Y X C"]) -> Float[Array, "B H W 3"]:
         """Pictures of (accumulated) features, float32, not clamped."""
+        return self.pixel_decoder(self.decoder_latents(features))
+
+    def decoder_latents(self, features: Float[Array, "B Y X C"]) -> Float[Array, "B Y X Z"]:
+        """What the pixel decoder makes pictures of."""
         visible = features if self.config.decode_from == "both" else features[..., self.config.quantizer.semantic_dim :]
-        return self.pixel_decoder(self.pixel_expansion(visible))
+        return self.pixel_expansion(visible)
 
     def decode_semantic(self, features: Float[Array, "B Y X C"]) -> Float[Array, "B Y X D"]:
         """The teacher's patch features as predicted from the semantic half.

@@ -7,7 +7,8 @@ import pytest
 
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import level_family
-from nextflow_jax.vision import residual
+from nextflow_jax.vision import codec as codec_module
+from nextflow_jax.vision import residual, tiled
 from nextflow_jax.vision.codec import VisionTokenizerCodec, fingerprint, images_to_float, images_to_uint8
 from nextflow_jax.vision.quantizer import SelfCorrection
 from nextflow_jax.vision.tokenizer import VisionTokenizer
@@ -54,6 +55,34 @@ def test_partial_pictures_end_in_the_whole_one(codec):
     changed = codes.copy()
     changed[:, 1:] = (changed[:, 1:] + 1) % len(codec.codebook)
     np.testing.assert_array_equal(codec.decode_partial(changed, (16, 24))[0], partial[0])
+
+
+@pytest.mark.parametrize(("size", "length"), [((16, 16), 3), ((16, 24), 2)])
+def test_large_pictures_come_fewer_at_a_time(config, variables, codec, monkeypatch, size, length):
+    bounded = VisionTokenizerCodec(config, variables, chunk=4, chunk_pixels=3 * 16 * 16)
+    seen, paint = [], bounded._paint
+    monkeypatch.setattr(
+        bounded, "_paint", lambda *args, **kwargs: seen.append(args[1].shape[0]) or paint(*args, **kwargs)
+    )
+    codes = codec.encode(pictures(5, width=size[1]))[0]
+    np.testing.assert_array_equal(bounded.encode(pictures(5, width=size[1]))[0], codes)
+    np.testing.assert_array_equal(bounded.decode(codes, size), codec.decode(codes, size))
+    assert seen == [length] * -(-5 // length)
+
+
+def test_a_picture_beyond_every_bound_is_decoded_alone_and_in_strips(config, variables, codec, monkeypatch):
+    strips = VisionTokenizerCodec(config, variables, chunk_pixels=100, whole_pixels=16 * 16, strip_rows=4)
+    calls = []
+    monkeypatch.setattr(
+        codec_module, "tiled_decode", lambda *args: calls.append(args[3].shape[0]) or tiled.tiled_decode(*args)
+    )
+    for width, tiled_calls in ((16, []), (24, [1])):
+        codes, _ = codec.encode(pictures(2, width=width))
+        expected, found = (each.decode_partial(codes, (16, width)) for each in (codec, strips))
+        assert len(expected) == len(found)
+        np.testing.assert_allclose(np.int32(found), np.int32(expected), atol=1)
+        np.testing.assert_array_equal(strips.decode(codes, (16, width)), found[-1])
+        assert calls == tiled_calls
 
 
 def test_self_correction_follows_the_pictures_own_key(codec):
