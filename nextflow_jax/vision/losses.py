@@ -3,19 +3,20 @@
     loss, metrics = tokenizer_loss(output, images, teacher_features, TokenizerLossConfig(...))
 
 `metrics` maps a name to (sum, weight): every active term under "loss/<term>", the total under "loss/total", PSNR (in
-training that of what the decoder saw: dropped scales lower it), the codebook's statistics. A new term (perceptual,
-adversarial) is a field of `TokenizerLossConfig` and a row of `TERMS`; what it needs beside the tokenizer's output
-becomes a field of `LossInputs`.
+training that of what the decoder saw: dropped scales lower it), the codebook's statistics. A new term is a field of
+`TokenizerLossConfig` and a row of `TERMS`; what it needs beside the tokenizer's output becomes a field of `LossInputs`.
+The adversarial terms, which need a second player's parameters, are in nextflow_jax/vision/adversarial.py.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nextflow_jax.config import Fault
+from nextflow_jax.vision.lpips import lpips_distance
 from nextflow_jax.vision.tokenizer import TokenizerOutput
 
 SumWeight = tuple[Float[Array, ""], Float[Array, ""]]
@@ -33,6 +34,8 @@ class TokenizerLossConfig:
 
     l1: float = 0.0
     l2: float = 1.0
+    lpips: float = 0.0
+    """Of the perceptual distance, which needs published weights (nextflow_jax/vision/lpips.py)."""
     commitment: float = 0.25
     vq: float = 0.0
     """Pulls codes to the features; for a codebook with `learned="gradient"`, and needed by it (VAR: 1.0)."""
@@ -64,6 +67,7 @@ class LossInputs(NamedTuple):
     output: TokenizerOutput
     images: Float[Array, "B H W 3"]
     teacher_features: Float[Array, "B Y X D"] | None
+    lpips: Any
 
 
 def tokenizer_loss(
@@ -71,6 +75,7 @@ def tokenizer_loss(
     images: Float[Array, "B H W 3"],
     teacher_features: Float[Array, "B Y X D"] | None,
     config: TokenizerLossConfig,
+    lpips: Any = None,
 ) -> tuple[Float[Array, ""], dict[str, SumWeight]]:
     """The weighted sum of the active terms' means, and the metrics.
 
@@ -79,11 +84,12 @@ def tokenizer_loss(
       images: float32 in [-1, 1].
       teacher_features: the frozen teacher's patch features of `images`; may be None when no term needs them.
       config: the terms' weights.
+      lpips: parameters of `lpips_distance`; may be None when that term is off.
 
     Returns:
       (loss, metrics), metrics as (sum, weight) pairs.
     """
-    inputs = LossInputs(output, images, teacher_features)
+    inputs = LossInputs(output, images, teacher_features, lpips)
     active = {name: weight for name, weight in dataclasses.asdict(config).items() if weight > 0}
     values = {name: TERMS[name](inputs) for name in active}
     loss = sum(weight * values[name][0] / values[name][1] for name, weight in active.items())
@@ -106,6 +112,10 @@ def _l1(inputs: LossInputs) -> SumWeight:
 
 def _l2(inputs: LossInputs) -> SumWeight:
     return _over_images(jnp.mean(jnp.square(inputs.output.reconstruction - inputs.images), axis=(1, 2, 3)))
+
+
+def _lpips(inputs: LossInputs) -> SumWeight:
+    return _over_images(lpips_distance(inputs.lpips, inputs.output.reconstruction, inputs.images))
 
 
 def _commitment(inputs: LossInputs) -> SumWeight:
@@ -147,6 +157,7 @@ def _over_images(values: Float[Array, "B"]) -> SumWeight:
 TERMS: dict[str, Callable[[LossInputs], SumWeight]] = {
     "l1": _l1,
     "l2": _l2,
+    "lpips": _lpips,
     "commitment": _commitment,
     "vq": _vq,
     "entropy_sample": _entropy_sample,

@@ -6,7 +6,6 @@ Features after five of VGG16's ReLUs are divided by their length over channels; 
 channel, averaged over the picture and summed over the five. Published weights: `nextflow_jax/convert/lpips.py`.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,16 +20,8 @@ SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 """ImageNet's mean and deviation of pixels in [-1, 1]."""
 LENGTH_FLOOR = 1e-10
-
-
-@dataclasses.dataclass(frozen=True)
-class LpipsConfig:
-    """Files of the published weights; nothing is downloaded."""
-
-    vgg: str = ""
-    """torchvision's vgg16 state dict (e.g. vgg16-397923af.pth), as .pth or .safetensors."""
-    linear: str = ""
-    """The lpips package's weights/v0.1/vgg.pth."""
+SMALLEST_SIDE = 16
+"""Pixels that leave one cell for the coarsest features."""
 
 
 def lpips_shapes(widths: Sequence[int] = VGG16_WIDTHS) -> dict[str, Any]:
@@ -50,7 +41,7 @@ def lpips_distance(params: dict[str, Any], a: Float[Array, "B H W 3"], b: Float[
 
     Args:
       params: a tree as of `lpips_shapes`.
-      a: float32 in [-1, 1], sides of at least 16 pixels; not clamped.
+      a: float32 in [-1, 1], sides of at least SMALLEST_SIDE; not clamped.
       b: likewise.
     """
     total = jnp.zeros(a.shape[0], jnp.float32)

@@ -6,6 +6,7 @@ import pytest
 
 from nextflow_jax.config import preflight
 from nextflow_jax.errors import UserError
+from nextflow_jax.vision import losses
 from nextflow_jax.vision.losses import TERMS, TokenizerLossConfig, psnr, tokenizer_loss
 from nextflow_jax.vision.tokenizer import TokenizerOutput
 
@@ -37,9 +38,17 @@ def cosine_distance():
     return np.mean([1 - u @ v / np.linalg.norm(u) / np.linalg.norm(v) for u, v in zip(a, b)])
 
 
+@pytest.fixture(autouse=True)
+def simple_lpips(monkeypatch):
+    """LPIPS itself, which needs larger pictures, is in test_lpips.py; here, the largest error times a weight."""
+    distance = lambda weight, a, b: weight * jnp.max(jnp.abs(a - b), axis=(1, 2, 3))  # noqa: E731
+    monkeypatch.setattr(losses, "lpips_distance", distance)
+
+
 EXPECTED = {
     "l1": lambda: np.abs(output().reconstruction - IMAGES).mean(),
     "l2": lambda: np.square(output().reconstruction - IMAGES).mean(),
+    "lpips": lambda: 2.0 * np.abs(output().reconstruction - IMAGES).max(axis=(1, 2, 3)).mean(),
     "commitment": lambda: 1.5,
     "vq": lambda: 1.25,
     "entropy_sample": lambda: 4.0,
@@ -55,7 +64,7 @@ def test_every_weight_has_a_term_and_every_term_a_weight():
 
 @pytest.mark.parametrize("name", sorted(TERMS))
 def test_a_single_term_is_its_definition_times_its_weight(name):
-    loss, metrics = tokenizer_loss(output(), IMAGES, FEATURES, dataclasses.replace(OFF, **{name: 3.0}))
+    loss, metrics = tokenizer_loss(output(), IMAGES, FEATURES, dataclasses.replace(OFF, **{name: 3.0}), lpips=2.0)
     np.testing.assert_allclose(loss, 3.0 * EXPECTED[name](), rtol=1e-5)
     total, weight = metrics[f"loss/{name}"]
     np.testing.assert_allclose(total / weight, EXPECTED[name](), rtol=1e-5)
