@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from nextflow_jax.config import from_config_dict, preflight, to_config_dict
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScheduleFamily
 from nextflow_jax.sharding import LOGICAL_RULES, MeshConfig, batch_sharding, logical_context, make_mesh, shardings_of
+from nextflow_jax.training.optimizer import OptimizerConfig
+from nextflow_jax.vision.codec import VisionTokenizerCodec
 from nextflow_jax.vision.losses import TokenizerLossConfig, tokenizer_loss
 from nextflow_jax.vision.tokenizer import VisionTokenizer, VisionTokenizerConfig, start_from_teacher
 
@@ -64,14 +67,19 @@ def test_pictures_may_come_from_both_halves(config):
     assert variables["params"]["pixel_expansion"]["kernel"].value.shape[0] == config.quantizer.dim
 
 
-def test_a_training_step_is_the_same_on_eight_devices(config, random_variables):
-    """On fewer scales than the other tests, because partitioning a long program takes long."""
-    config = dataclasses.replace(
+def short(config):
+    """The tokenizer for pictures of 8 x 8 alone, with less to compile: two scales, one level, no refinement."""
+    return dataclasses.replace(
         config,
         family=ScheduleFamily(ladder=(1, 2), stride=4, sizes=((8, 8),)),
         pixel=dataclasses.replace(config.pixel, stem=4, multipliers=(1,)),
         quantizer=dataclasses.replace(config.quantizer, refiners=0),
     )
+
+
+def test_a_training_step_is_the_same_on_eight_devices(config, random_variables):
+    """On fewer scales than the other tests, because partitioning a long program takes long."""
+    config = short(config)
     pictures = jnp.asarray(np.random.default_rng(3).uniform(-1, 1, (8, 8, 8, 3)), jnp.float32)
     variables = random_variables(VisionTokenizer(config), pictures, train=False)
     (loss, (metrics, codebook)), gradients = train_step(config, variables, pictures, jax.random.key(1))
@@ -126,6 +134,41 @@ def test_a_single_codebook_has_no_semantic_branch_and_trains(single, random_vari
     assert np.isfinite(tokenizer_loss(out, images[16, 16], None, weights)[0])
     with pytest.raises(ValueError, match="no semantic half"):
         VisionTokenizer(single).apply(variables, out.reconstruction[:, :4, :4, :], method="decode_semantic")
+
+
+def test_a_trained_codebook_learns_with_every_option_on(config, random_variables, images):
+    """Codes as a parameter, directions, rotation, entropies, one missing scale; the optimizer spares it from decay."""
+    options = {"learned": "gradient", "normalise": "codes", "estimator": "rotation", "dropped_scales": "one"}
+    quantizer = dataclasses.replace(config.quantizer, entropy_temperature=0.1, revive_after=1000, **options)
+    config = short(dataclasses.replace(config, quantizer=quantizer))
+    pictures = images[16, 16][:, ::2, ::2]
+    start = random_variables(VisionTokenizer(config), pictures, train=False)
+    weights = TokenizerLossConfig(
+        vq=1.0, entropy_sample=0.01, entropy_batch=0.01, distillation_cosine=0.0, distillation_l2=0.0
+    )
+
+    @jax.jit
+    def step(variables, key):
+        def loss(params):
+            out, new = forward(config, {**variables, "params": params}, pictures, key, train=True)
+            value, metrics = tokenizer_loss(out, pictures, None, weights)
+            return value, (metrics, new)
+
+        (value, (metrics, new)), gradients = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        params = jax.tree.map(lambda leaf, gradient: leaf - 0.05 * gradient, variables["params"], gradients)
+        return {"params": params, **new}, value, metrics
+
+    variables, losses = start, []
+    for number in range(12):
+        variables, loss, metrics = step(variables, jax.random.key(number))
+        losses.append(float(loss))
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    assert {f"loss/{name}" for name in ("vq", "entropy_sample", "entropy_batch")} <= set(metrics)
+    before, after = (tree["params"]["quantizer"]["embedding"] for tree in (start, variables))
+    assert np.abs(after - before).max() > 1e-3
+    codebook = VisionTokenizerCodec(config, variables).codebook
+    np.testing.assert_allclose(np.linalg.norm(codebook[:, :3], axis=-1), 1, rtol=1e-5)
+    assert any(re.search(pattern, "quantizer/embedding") for pattern in OptimizerConfig().no_decay)
 
 
 def test_codes_are_float32_whatever_the_compute_type(config, variables, images):
