@@ -110,9 +110,11 @@ def _explain(subject: TokenizerSubject, say: Callable[[str], None]) -> None:
     """What is left out, and what to know of the rFID."""
     for reason in subject.judges.left_out.values():
         say(reason)
-    if subject.judges.features is not None and subject.config.pictures < FEATURES:
+    fewest = min(len(subject.pictures.split(split)) for split in subject.config.splits)
+    fewest = min(fewest, subject.config.pictures)
+    if subject.judges.features is not None and fewest < FEATURES:
         say(
-            f"rfid of fewer pictures ({subject.config.pictures}) than features ({FEATURES}) is far above that of many; "
+            f"rfid of fewer pictures ({fewest}) than features ({FEATURES}) is far above that of many; "
             "compare it at equal numbers only"
         )
 

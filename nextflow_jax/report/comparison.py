@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,10 @@ DRAWINGS: tuple[tuple[str, str, bool], ...] = (
 )
 """(metric, title, logarithmic): one drawing each, a line a run."""
 ABSENT = "—"
+MEASURED_ON = ("pictures", "splits", "seed")
+"""Settings of an evaluation that decide what its figures are of."""
+REPEATED = ("seed", "name", "teacher", "init_from.workdir")
+"""What may differ between runs that are repetitions of one another: the seed, and where earlier stages of it lie."""
 
 Runs = Mapping[str, pathlib.Path]
 """Name on the page -> folder."""
@@ -42,6 +47,7 @@ def write_comparison(folders: Sequence[pathlib.Path], out: pathlib.Path) -> path
     metrics = {name: _read_metrics(folder) for name, folder in runs.items()}
     parts = [
         ("Results", results(metrics)),
+        ("Over seeds", repetitions(runs, metrics)),
         ("Differences", differences(runs)),
         ("Training", training(runs)),
         ("Reconstructions", pictures(runs)),
@@ -88,21 +94,41 @@ def comparison_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str]]
 def results(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of figures, a column a run; a warning where they were not measured alike."""
     body = ""
-    for what in ("pictures", "sizes", "evaluation"):
-        if len({json.dumps(values["made_from"][what], sort_keys=True) for values in metrics.values()}) > 1:
+    made_from = [values["made_from"] for values in metrics.values()]
+    measured = {what: [made[what] for made in made_from] for what in ("pictures", "sizes")}
+    measured |= {f"evaluation.{what}": [made["evaluation"].get(what) for made in made_from] for what in MEASURED_ON}
+    for what, values in measured.items():
+        if any(value != values[0] for value in values):
             body += page.paragraph(f"Not measured alike: made_from.{what} differs between the runs' {METRICS_FILE}.")
     return body + page.table(["", *metrics], comparison_rows(metrics))
 
 
+def repetitions(runs: Runs, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Mean and standard deviation over runs that differ in their seed alone; empty where there are none."""
+    groups: dict[str, list[str]] = {}
+    for name, folder in runs.items():
+        config = {key: value for key, value in _config(folder).items() if key not in REPEATED}
+        groups.setdefault(json.dumps(config, sort_keys=True) if config else name, []).append(name)
+    if all(len(names) == 1 for names in groups.values()):
+        return ""
+    rows = []
+    for name, label in LABELS.items():
+        of_groups = ([metrics[run].get(name) for run in names] for names in groups.values())
+        row = [_mean([value for value in values if value is not None]) for values in of_groups]
+        rows += [[label, *row]] if any(row) else []
+    header = [f"{os.path.commonprefix(names).strip('/_-. ') or names[0]} ({len(names)})" for names in groups.values()]
+    lead = "Runs whose configurations differ in nothing but the seed: mean, and standard deviation over the runs."
+    return page.paragraph(lead) + page.table(["", *header], rows)
+
+
 def differences(runs: Runs) -> str:
     """The values of the configurations that are not the same in all runs."""
-    paths = {name: folder / CONFIG_FILE for name, folder in runs.items()}
-    absent = [name for name, path in paths.items() if not path.is_file()]
+    configs = {name: _config(folder) for name, folder in runs.items()}
+    absent = [name for name, config in configs.items() if not config]
     if absent:
         return page.paragraph(
             f"No {CONFIG_FILE} in {', '.join(absent)}: evaluate into the run's own folder to see this."
         )
-    configs = {name: _flat(json.loads(path.read_text(encoding="utf-8"))) for name, path in paths.items()}
     keys = {key: None for config in configs.values() for key in config}
     rows = [[key, *(config.get(key, ABSENT) for config in configs.values())] for key in keys]
     rows = [row for row in rows if len(set(row[1:])) > 1]
@@ -170,8 +196,20 @@ def _read_metrics(folder: pathlib.Path) -> dict[str, Any]:
     return metrics
 
 
+def _mean(values: Sequence[float]) -> str:
+    """Mean and sample deviation in words; of one value the value, of none nothing."""
+    if len(values) < 2:
+        return "".join(map(number, values))
+    return f"{number(statistics.mean(values))} ± {number(statistics.stdev(values))}"
+
+
+def _config(folder: pathlib.Path) -> dict[str, str]:
+    """A run's configuration as dotted names and values in words; empty where there is none."""
+    path = folder / CONFIG_FILE
+    return _flat(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
 def _flat(config: Any, prefix: str = "") -> dict[str, str]:
-    """A nested configuration as dotted names and values in words."""
     if not isinstance(config, Mapping):
         return {prefix: json.dumps(config)}
     flat = {}

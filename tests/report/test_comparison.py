@@ -20,13 +20,25 @@ def test_runs_stand_side_by_side(tmp_path, capsys):
     assert ("model.codes", "64", "128") in rows and not any(row[0] == "seed" for row in rows)
     # Four pictures a split: the original, and copy and error of both; the first three also after three scales of both.
     assert sum(tag == "img" for tag, _ in found) == 2 * (4 * (1 + 2 * 2) + 3 * 2 * 3)
-    assert "Not measured alike" not in text and "dual: 20.0 dB" in text and "single: 21.5 dB" in text
+    assert "Not measured alike" not in text and "Over seeds</h2>" not in text
+    assert "dual: 20.0 dB" in text and "single: 21.5 dB" in text
 
 
 def test_runs_measured_on_other_pictures_are_said_to_be(tmp_path):
     one, two = make_run(tmp_path / "a"), make_run(tmp_path / "b", pictures_name="q")
     report.main([str(one), str(two), "--out", str(tmp_path)])
     assert "Not measured alike: made_from.pictures" in (tmp_path / "index.html").read_text()
+
+
+def test_runs_that_differ_in_their_seed_alone_are_averaged(tmp_path):
+    runs = [make_run(tmp_path / f"dual_{seed}", float(seed), seed=seed) for seed in range(3)]
+    runs.append(make_run(tmp_path / "single_0", 5.0, codes=128))
+    report.main([*map(str, runs), "--out", str(tmp_path)])
+    text = (tmp_path / "index.html").read_text()
+    header = re.findall(r"<th>.*?</th><th class=\"number\">(.*?)</th><th class=\"number\">(.*?)</th></tr>", text)
+    assert ("dual (3)", "single_0 (1)") in header
+    # PSNR 20.5, 21.5 and 22.5.
+    assert re.search(r"PSNR, validation pictures \(dB\)</td><td[^>]*>21.50 ± 1.000</td><td[^>]*>25.50</td>", text)
 
 
 def test_names_are_the_shortest_that_differ(tmp_path):

@@ -15,7 +15,7 @@ def pictures(seed, *shape):
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
-def make_run(folder, shift=0.0, pictures_name="p", **changed):
+def make_run(folder, shift=0.0, pictures_name="p", seed=0, **changed):
     """A tokenizer run: its configuration, three records of metrics, an evaluation of two splits and two sizes."""
     evaluation = folder / "evaluation"
     evaluation.mkdir(parents=True)
