@@ -20,7 +20,7 @@ ROOMS = {
     "training": ("training",),
     "evals": ("evals",),
     "report": ("report",),
-    "commands": ("train", "extract", "export", "sample", "evaluate", "compile"),
+    "commands": ("train", "extract", "export", "sample", "evaluate", "compile", "convert.__main__"),
 }
 """Rooms of the package, and the modules and folders that belong to each; a longer name goes before a shorter one."""
 

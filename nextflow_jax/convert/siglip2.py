@@ -4,6 +4,8 @@ Files of `google/siglip2-*-patch16-naflex` (presets in vision/presets.py) and of
 the patch embedding only: a convolution, where NaFlex has a linear map.
 """
 
+import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +28,9 @@ from nextflow_jax.convert.transforms import (
     squeeze,
 )
 from nextflow_jax.convert.weight_files import read_arrays, write_arrays
+from nextflow_jax.errors import UserError
 from nextflow_jax.vision.dual_encoder import DualEncoder, DualEncoderConfig, vision_tower
+from nextflow_jax.vision.presets import SIGLIP2, siglip2
 from nextflow_jax.vision.vit import ViT, ViTConfig
 
 VISION_PREFIX = "vision_model."
@@ -42,6 +46,46 @@ def load_dual_encoder(path: str | pathlib.Path, config: DualEncoderConfig, text_
     """
     arrays = read_arrays(path)
     return read(dual_encoder_rows(_patch_transform(arrays)), arrays, _expected(config, text_vocabulary), str(path))
+
+
+def load_published(path: str | pathlib.Path) -> tuple[DualEncoderConfig, int, dict[str, Any]]:
+    """(configuration, text vocabulary, "params") of a published file or folder; the size is told by its shapes.
+
+    Raises:
+      UserError: as `load_dual_encoder`, or a size that `SIGLIP2` does not list.
+    """
+    arrays = read_arrays(path)
+    config, vocabulary = siglip2_config(arrays, str(path))
+    expected = _expected(config, vocabulary)
+    return config, vocabulary, read(dual_encoder_rows(_patch_transform(arrays)), arrays, expected, str(path))
+
+
+def siglip2_config(arrays: Mapping[str, Any], source: str = "weights") -> tuple[DualEncoderConfig, int]:
+    """(configuration, text vocabulary) of published arrays, by their shapes alone.
+
+    Raises:
+      UserError: not both towers of a SigLIP, or widths of no known size.
+    """
+    embeddings = f"{VISION_PREFIX}embeddings"
+    needed = (
+        "text_model.embeddings.token_embedding.weight",
+        f"{embeddings}.position_embedding.weight",
+        f"{embeddings}.patch_embedding.weight",
+    )
+    absent = [name for name in needed if name not in arrays]
+    if absent:
+        raise UserError(
+            f"{source}: no SigLIP 2 dual encoder ({', '.join(absent)} missing); give the whole model's file"
+        )
+    (vocabulary, text_width), (positions, width), kernel = (arrays[name].shape for name in needed)
+    widths = {name: (towers.vision.width, towers.text.width) for name, towers in SIGLIP2.items()}
+    sizes = [name for name, known in widths.items() if known == (width, text_width)]
+    if len(sizes) != 1:
+        raise UserError(f"{source}: towers of widths {width} and {text_width}; known sizes are {widths}")
+    side, patch = math.isqrt(positions), kernel[-1] if len(kernel) == 4 else math.isqrt(kernel[-1] // 3)
+    config = siglip2(sizes[0])
+    vit = dataclasses.replace(config.vit, patch=patch, position_grid=(side, side))
+    return dataclasses.replace(config, vit=vit), vocabulary
 
 
 def load_vision_tower(path: str | pathlib.Path, config: ViTConfig) -> dict[str, Any]:

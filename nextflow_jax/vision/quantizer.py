@@ -192,7 +192,7 @@ class Quantizer(nn.Module):
     def _table(self) -> Float[Array, "V C"]:
         """The codes as they are kept, before any normalisation."""
         if self.config.learned == "gradient":
-            return self.table + self.state.shift.value
+            return jnp.asarray(self.table) + self.state.shift.value
         return jnp.asarray(self.state.embedding.value)
 
     def _variable(self, name: str) -> nn.Variable:
