@@ -10,6 +10,7 @@ from nextflow_jax.errors import UserError, run_entry_point
 from nextflow_jax.training.checkpoint import Restored, restore_variables
 from nextflow_jax.training.experiment import DecoderExperiment, TokenizerExperiment, build_experiment
 from nextflow_jax.training.tasks.decoder import TOKENIZER_FOLDER
+from nextflow_jax.vision.adversarial import without_players
 from nextflow_jax.vision.codec import VisionTokenizerCodec
 
 FORMATS = ("bundle", "hf")
@@ -80,7 +81,7 @@ def export_run(workdir: str | pathlib.Path, out: str | pathlib.Path, step: int |
 
 
 def codec_of_run(restored: Restored) -> VisionTokenizerCodec:
-    """The frozen vision tokenizer of a tokenizer run.
+    """The frozen vision tokenizer of a tokenizer run, without the discriminator it may have been trained against.
 
     Raises:
       UserError: a run of another kind.
@@ -90,7 +91,7 @@ def codec_of_run(restored: Restored) -> VisionTokenizerCodec:
         raise UserError(
             f"a run of kind {experiment.kind!r} holds no vision tokenizer; give a tokenizer run or a bundle"
         )
-    return VisionTokenizerCodec(experiment.model, {"params": restored.params, **restored.variables})
+    return VisionTokenizerCodec(experiment.model, without_players({"params": restored.params, **restored.variables}))
 
 
 def _origin(restored: Restored) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import operator
 import pathlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ from nextflow_jax.models.presets import decoder_preset
 from nextflow_jax.text import TextTokenizerConfig
 from nextflow_jax.training.checkpoint import checkpoint_steps
 from nextflow_jax.training.settings import Experiment
+from nextflow_jax.vision import lpips
+from nextflow_jax.vision.adversarial import DISCRIMINATOR, AdversarialConfig
 from nextflow_jax.vision.dual_encoder import DualEncoderConfig
 from nextflow_jax.vision.losses import TokenizerLossConfig
 from nextflow_jax.vision.tokenizer import VisionTokenizerConfig
@@ -60,6 +63,11 @@ class TokenizerExperiment(Experiment):
     pictures: PicturesConfig = PicturesConfig()
     model: VisionTokenizerConfig = VisionTokenizerConfig()
     loss: TokenizerLossConfig = TokenizerLossConfig()
+    lpips_vgg: str = ""
+    """torchvision's VGG16 weights (e.g. vgg16-397923af.pth), a file; the term loss.lpips needs it."""
+    lpips_linear: str = ""
+    """The linear weights of the package lpips 0.1, its file for VGG; likewise."""
+    adversarial: AdversarialConfig = AdversarialConfig()
     evaluation: TokenizerEvaluationConfig = TokenizerEvaluationConfig()
     teacher: str = ""
     """--workdir of a contrastive run; the newest checkpoint's vision tower is the frozen teacher."""
@@ -67,6 +75,8 @@ class TokenizerExperiment(Experiment):
     """The semantic encoder starts as the teacher's vision tower."""
     mirror_share: float = 0.0
     """Share of the pictures that are shown left-right mirrored."""
+    freeze_codebook: bool = False
+    """The codebook stays as it is (its moving averages, too); what else stays is optimizer.freeze."""
     buckets: bool = False
     """Each picture is shown at the size in model.family.sizes whose ratio is nearest to its own, in batches of one size
     each; otherwise all are shown at pictures.size."""
@@ -96,6 +106,10 @@ class TokenizerExperiment(Experiment):
             fix = "give the --workdir of a contrastive run, or set the loss's distillation weights to 0"
             yield Fault("teacher", self.teacher, "distillation and init_from_teacher need a teacher", fix)
         yield from self._codebook_faults()
+        yield from self._judge_faults()
+        if self.freeze_codebook and not self.init_from.workdir:
+            fix = "set init_from.workdir to a trained tokenizer's run"
+            yield Fault("freeze_codebook", True, "would freeze random codes", fix)
         if not 0 <= self.mirror_share <= 1:
             yield Fault("mirror_share", self.mirror_share, "is a share", "use a number from 0 to 1")
 
@@ -123,11 +137,36 @@ class TokenizerExperiment(Experiment):
             rule = "loss.entropy_sample and loss.entropy_batch need the quantizer's entropies"
             yield Fault("model.quantizer.entropy_temperature", 0.0, rule, "set it to e.g. 0.01")
 
+    def _judge_faults(self) -> Iterator[Fault]:
+        """What the perceptual term and the discriminator need of files and pictures."""
+        sizes = self.model.family.sizes if self.buckets else (self.pictures.size,)
+        smallest = min(min(size) for size in sizes)
+        judges = {
+            "loss.lpips": (self.loss.lpips, lpips.SMALLEST_SIDE),
+            "adversarial.weight": (self.adversarial.weight, self.adversarial.discriminator.smallest_side),
+        }
+        for name, (weight, side) in judges.items():
+            if weight and smallest < side:
+                rule = f"pictures have sides of {smallest} pixels, and it needs {side}"
+                yield Fault(name, weight, rule, "use larger pictures, fewer discriminator layers, or 0.0")
+        for name in ("lpips_vgg", "lpips_linear"):
+            if self.loss.lpips and not getattr(self, name):
+                fix = "give the weights' file, or set loss.lpips to 0.0"
+                yield Fault(name, "", "the term loss.lpips needs published weights", fix)
+        own_group = any(re.search(pattern, f"{DISCRIMINATOR}/") for pattern in self.optimizer.clip_groups)
+        if self.adversarial.weight and self.optimizer.clip_norm and not own_group:
+            rule = "the discriminator must be clipped apart from the tokenizer, or each shortens the other's steps"
+            yield Fault("optimizer.clip_groups", self.optimizer.clip_groups, rule, f"use ('^{DISCRIMINATOR}/',)")
+
     def input_faults(self) -> Iterator[Fault]:
-        """Runs that must be there and are not."""
+        """Runs and files that must be there and are not."""
         yield from super().input_faults()
         if self.teacher and not checkpoint_steps(self.teacher):
             yield Fault("teacher", self.teacher, "has no checkpoint", "train the contrastive experiment there first")
+        for name in ("lpips_vgg", "lpips_linear"):
+            path = getattr(self, name)
+            if self.loss.lpips and path and not pathlib.Path(path).exists():
+                yield Fault(name, path, "no such file", "download the weights, or set loss.lpips to 0.0")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,8 @@ from nextflow_jax.vision.discriminator import STATE, DiscriminatorConfig, discri
 
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
+DISCRIMINATOR = "discriminator"
+"""Name of the discriminator's parameters beside the tokenizer's in "params"."""
 RATIO_FLOOR = 1e-4
 """Added to the generator's gradient norm in the adaptive weight, as in VQGAN."""
 
@@ -139,6 +141,17 @@ def init_players(config: AdversarialConfig, key: Key[Array, ""], images: Float[A
     return variables["params"], {"discriminator": variables.get(STATE, {}), "logits": logits}
 
 
+def join_players(variables: dict[str, Any], params: Any, state: Any) -> dict[str, Any]:
+    """A tokenizer's variables with a discriminator's parameters and state (`init_players`) beside them."""
+    return {**variables, "params": {**variables["params"], DISCRIMINATOR: params}, STATE: state}
+
+
+def without_players(variables: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer's own variables; the same when there is no discriminator among them."""
+    params = {name: tree for name, tree in variables["params"].items() if name != DISCRIMINATOR}
+    return {**{name: tree for name, tree in variables.items() if name != STATE}, "params": params}
+
+
 def adversarial_loss(
     config: AdversarialConfig,
     players: Players,
@@ -156,7 +169,8 @@ def adversarial_loss(
       step: int32, counted from 0.
 
     Returns:
-      (loss, metrics as (sum, weight) pairs that weigh nothing while their part has not started, next state).
+      (loss, metrics, next state). Metrics are those of `tokenizer_part` and the players' own, (sum, weight) pairs that
+      weigh nothing while their part has not started.
     """
     # The losses' gradients at the reconstruction are needed as values by the adaptive weight. They are taken once, at a
     # constant, and joined to the reconstruction again: no network is differentiated twice.
@@ -169,7 +183,6 @@ def adversarial_loss(
     metrics["loss/generator"] = active * generator.value, active
     metrics["adversarial/weight"] = active * generator.weight, active
     metrics["adversarial/adaptive"] = active * generator.adaptive, active
-    metrics["loss/total"] = jax.lax.stop_gradient(loss), jnp.ones((), jnp.float32)
     other, of_discriminator, state = _discriminator(config, players, key, step)
     return loss + other, metrics | of_discriminator, state
 
