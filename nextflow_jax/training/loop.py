@@ -19,12 +19,8 @@ from nextflow_jax.training.run_log import RunLog
 from nextflow_jax.training.settings import Experiment, TrainConfig
 from nextflow_jax.training.state import StateLayout, TrainState, abstract_variables, init_state
 from nextflow_jax.training.task import Task
-from nextflow_jax.training.warm_start import WarmStart, load_warm_start
+from nextflow_jax.training.warm_start import INIT_FROM, WarmStart, load_warm_start
 from nextflow_jax.training.workdir import check_resume, save_config
-
-INIT_FROM = "init_from"
-"""The fingerprint that says which checkpoint a run's weights came from; a resumed run keeps it, source or no source."""
-
 
 def train(
     experiment: Experiment,
@@ -55,6 +51,7 @@ def train(
     fingerprints, warm_start = task.describe(), None
     if steps:
         meta = read_meta(workdir, start)
+        # Kept from the checkpoint: a resumed run needs its source no more.
         fingerprints |= {name: value for name, value in meta["fingerprints"].items() if name == INIT_FROM}
         check_resume(experiment, fingerprints, meta)
     elif experiment.init_from.workdir:

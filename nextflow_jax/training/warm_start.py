@@ -17,6 +17,9 @@ from nextflow_jax.config import Fault, nearest
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.checkpoint import Restored, checkpoint_steps, read_meta, restore_variables
 
+INIT_FROM = "init_from"
+"""The fingerprint that says which checkpoint a run's weights came from."""
+
 NEWEST = -1
 
 PATTERNS = ("fresh", "drop", "pixel_half")
@@ -131,7 +134,8 @@ def load_warm_start(config: InitFromConfig, abstract: Any) -> WarmStart:
 
 
 def _origin(source: Restored) -> str:
-    fingerprints = ", ".join(f"{name} {value[:12]}" for name, value in sorted(source.meta["fingerprints"].items()))
+    known = {name: value for name, value in source.meta["fingerprints"].items() if name != INIT_FROM}
+    fingerprints = ", ".join(f"{name} {value[:12]}" for name, value in sorted(known.items()))
     return f"{source.config['kind']} {source.config['name']!r}, step {source.meta['step']} ({fingerprints})"
 
 
