@@ -22,6 +22,7 @@ from nextflow_jax.training.task import Task
 from nextflow_jax.training.warm_start import INIT_FROM, WarmStart, load_warm_start
 from nextflow_jax.training.workdir import check_resume, save_config
 
+
 def train(
     experiment: Experiment,
     task: Task,
