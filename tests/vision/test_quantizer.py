@@ -17,6 +17,7 @@ from nextflow_jax.vision.quantizer import Quantizer, SelfCorrection
 CONFIG = QuantizerConfig(codes=24, semantic_dim=2, pixel_dim=3, refiners=2, scale_drop=0.5)
 SQUARE = ScaleSchedule(((1, 1), (2, 2), (4, 4)))
 WIDE = ScaleSchedule(((1, 1), (1, 2), (2, 5), (3, 7)))
+SHORT = ScaleSchedule(((1, 1), (2, 3)))
 CORRECTION = SelfCorrection(share=0.5, top_k=2, temperature=1e6)
 BATCH = 200
 
@@ -149,7 +150,7 @@ TRAINED = dataclasses.replace(CONFIG, learned="gradient", normalise="codes", ref
 def trained(random_variables):
     """Variables of TRAINED: a table that the optimizer moves, its codes used at length one."""
     quantizer = Quantizer(TRAINED)
-    variables = random_variables(quantizer, jnp.asarray(features_of(WIDE)), WIDE, train=False, key=None)
+    variables = random_variables(quantizer, jnp.asarray(features_of(SHORT)), SHORT, train=False, key=None)
     assert set(variables["codebook"]) == {"shift", "age"}
     assert set(variables["params"]) == {"embedding"}
     return variables
@@ -157,31 +158,31 @@ def trained(random_variables):
 
 def test_a_trained_table_of_directions_is_used_at_length_one(trained):
     """TokenFlow's quantizer: residual and code are compared as directions, half by half, and directions are added."""
-    features = features_of(WIDE)
-    out, _ = forward(trained, features, WIDE, config=TRAINED)
+    features = features_of(SHORT)
+    out, _ = forward(trained, features, SHORT, config=TRAINED)
     table = np.asarray(trained["params"]["embedding"] + trained["codebook"]["shift"])
     unit = lambda half: half / np.linalg.norm(half, axis=-1, keepdims=True)  # noqa: E731
     directions = lambda x: np.concatenate([unit(x[..., :2]), unit(x[..., 2:])], axis=-1)  # noqa: E731
-    sampled = residual.start(WIDE, features)
-    for k, scale_codes in enumerate(split_codes(WIDE, out.codes)):
-        rest = directions(residual.residual_at(WIDE, k, features, sampled))
+    sampled = residual.start(SHORT, features)
+    for k, scale_codes in enumerate(split_codes(SHORT, out.codes)):
+        rest = directions(residual.residual_at(SHORT, k, features, sampled))
         distances = distances_to_codes(rest, directions(table))
         chosen = np.take_along_axis(distances, scale_codes[..., None], axis=-1)[..., 0]
         np.testing.assert_allclose(chosen, distances.min(axis=-1), atol=1e-4)
-        sampled = residual.add_scale(WIDE, k, sampled, directions(table)[scale_codes])
+        sampled = residual.add_scale(SHORT, k, sampled, directions(table)[scale_codes])
     np.testing.assert_allclose(out.features, sampled, atol=1e-5)
-    np.testing.assert_array_equal(out.codes, encode(trained, features, WIDE, config=TRAINED)[0])
+    np.testing.assert_array_equal(out.codes, encode(trained, features, SHORT, config=TRAINED)[0])
 
 
 def test_the_vq_term_trains_the_table_and_pictures_do_not(trained):
     """VAR's loss: the mean over scales of the squared distance between each scale's map and the features."""
-    features = features_of(WIDE)
-    codes = np.asarray(forward(trained, features, WIDE, config=TRAINED)[0].codes)
+    features = features_of(SHORT)
+    codes = np.asarray(forward(trained, features, SHORT, config=TRAINED)[0].codes)
 
     @jax.jit
     @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
     def of_vq(params, features):
-        out, _ = forward({**trained, "params": params}, features, WIDE, config=TRAINED)
+        out, _ = forward({**trained, "params": params}, features, SHORT, config=TRAINED)
         return out.vq[0] / out.vq[1], out.vq[0] / out.vq[1]
 
     @jax.jit
@@ -190,13 +191,13 @@ def test_the_vq_term_trains_the_table_and_pictures_do_not(trained):
         table = table + trained["codebook"]["shift"]
         halves = (table[:, :2], table[:, 2:])
         table = jnp.concatenate([half / jnp.linalg.norm(half, axis=-1, keepdims=True) for half in halves], axis=-1)
-        maps = residual.accumulate(WIDE, table[codes])
+        maps = residual.accumulate(SHORT, table[codes])
         return jnp.mean(jnp.stack([jnp.mean(jnp.square(features - accumulated)) for accumulated in maps]))
 
     @jax.jit
     @jax.grad
     def of_pictures(params):
-        return jnp.sum(forward({**trained, "params": params}, features, WIDE, config=TRAINED)[0].features)
+        return jnp.sum(forward({**trained, "params": params}, features, SHORT, config=TRAINED)[0].features)
 
     (to_params, to_features), value = of_vq(trained["params"], features)
     expected, to_table = slow(trained["params"]["embedding"])
@@ -210,8 +211,8 @@ def test_a_trained_table_starts_from_the_data(trained):
     """All codes are due for revival before the first step: those that it does not choose become its directions."""
     due = {**trained["codebook"], "age": jnp.full(24, CONFIG.revive_after, jnp.int32)}
     variables = {**trained, "codebook": due}
-    alike = np.repeat(features_of(WIDE)[:1], BATCH, axis=0)
-    out, new = forward(variables, alike, WIDE, jax.random.key(5), train=True, config=TRAINED)
+    alike = np.repeat(features_of(SHORT)[:1], BATCH, axis=0)
+    out, new = forward(variables, alike, SHORT, jax.random.key(5), train=True, config=TRAINED)
     counts = np.bincount(np.asarray(out.codes).ravel(), minlength=24)
     assert float(out.stats["codebook/revived"][0]) == np.sum(counts == 0) > 0
     table = np.asarray(trained["params"]["embedding"] + new["codebook"]["shift"])[counts == 0]
@@ -224,24 +225,24 @@ def test_entropies_reach_the_features_and_the_trained_table(trained):
     @jax.jit
     @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
     def gradients(params, features):
-        out, _ = forward({**trained, "params": params}, features, WIDE, config=config)
+        out, _ = forward({**trained, "params": params}, features, SHORT, config=config)
         sample, batch = out.entropy_sample, out.entropy_batch
         return sample[0] / sample[1] + batch[0] / batch[1], (sample, batch)
 
-    (to_params, to_features), (sample, batch) = gradients(trained["params"], features_of(WIDE))
-    assert sample[1] == BATCH * WIDE.num_tokens
+    (to_params, to_features), (sample, batch) = gradients(trained["params"], features_of(SHORT))
+    assert sample[1] == BATCH * SHORT.num_tokens
     assert 0 < sample[0] / sample[1] < np.log(24) and 0 < batch[0] < np.log(24)
     assert np.abs(to_params["embedding"]).sum() > 0 and (np.abs(to_features).sum(axis=-1) > 0).mean() > 0.9
-    assert forward(trained, features_of(WIDE), WIDE, config=TRAINED)[0].entropy_sample is None
+    assert forward(trained, features_of(SHORT), SHORT, config=TRAINED)[0].entropy_sample is None
 
 
 def test_the_rotation_gives_the_same_map_and_other_gradients(variables):
-    features, config = features_of(SQUARE), dataclasses.replace(CONFIG, estimator="rotation")
+    features, config = features_of(SHORT), dataclasses.replace(CONFIG, estimator="rotation")
     weights = np.random.default_rng(4).normal(size=features.shape).astype(np.float32)
 
     @functools.partial(jax.jit, static_argnums=0)
     def made(config, features):
-        run = lambda features: forward(variables, features, SQUARE, config=config)[0].features  # noqa: E731
+        run = lambda features: forward(variables, features, SHORT, config=config)[0].features  # noqa: E731
         value, pull = jax.vjp(run, features)
         return value, pull(jnp.asarray(weights))[0]
 
