@@ -9,7 +9,7 @@ VAR's and TokenFlow's code does. Each runs in a process of its own, one after th
 compiled program asks for, `grown` how much the process's resident memory rose while it ran, at most; features (0.66 MB
 a picture) and codes (5.2 MB) are in neither. Both ways must find the same codes: the digests printed say so.
 
---block sets the distances held at once, for finding the best size on a machine; --top_k 10 also finds the ten nearest
+--block sets the distances held at once a picture, for finding the best size on a machine; --top_k 10 also finds the ten nearest
 codes, which self-correction draws from.
 """
 
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=40, help="dimensions of a code")
     parser.add_argument("--batches", type=int, nargs="+", default=(1, 4), help="pictures at once")
     parser.add_argument("--runs", type=int, default=2, help="of each; the fastest counts")
-    parser.add_argument("--block", type=int, default=BLOCK, help="distances held at once")
+    parser.add_argument("--block", type=int, default=BLOCK, help="distances held at once, a picture")
     parser.add_argument("--top_k", type=int, default=0, help="candidates for self-correction")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "BATCH"), help="measure this in this process, print JSON")
     arguments = parser.parse_args()

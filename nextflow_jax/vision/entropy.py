@@ -25,13 +25,13 @@ def choice_entropies(
       points: float32, all positions of all scales of each picture.
       codes: float32.
       temperature: positive, in units of squared distance.
-      block: distances held at once; one position of the whole batch is the least that is taken.
+      block: distances held at once, a picture; one position of each is the least that is taken.
 
     Returns:
       (sum over the B x N vectors of their choices' entropies, entropy of the average choice).
     """
     batch, positions, width = points.shape
-    size = min(positions, max(1, block // (batch * len(codes))))
+    size = min(positions, max(1, block // len(codes)))
     blocks = -(-positions // size)
     points = jnp.pad(points, [(0, 0), (0, blocks * size - positions), (0, 0)])
     present = jnp.arange(blocks * size).reshape(blocks, size) < positions

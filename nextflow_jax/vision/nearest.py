@@ -1,4 +1,4 @@
-"""Nearest codes of many vectors in blocks: no more than `BLOCK` distances exist at a time, whatever the sizes.
+"""Nearest codes of many vectors in blocks: no more than `BLOCK` distances a picture exist at a time, whatever its size.
 
 A 1024-pixel picture has 10,084 vectors; against 32,768 codes that is 1.3 GB of distances a picture. Blocks are cut
 along the positions inside a picture and hold every picture of the batch and every code, so that a batch or a codebook
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 BLOCK = 2**22
-"""Distances held at once, over all devices (16 MB); fewer distances than this are searched in one piece."""
+"""Distances held at once, a picture (16 MB); fewer than this are searched in one piece. Counted a picture and not a
+batch, so that a large batch, which lies on many devices, is not searched position by position."""
 
 
 def squared_distances(points: Float[Array, "*B C"], codes: Float[Array, "V C"]) -> Float[Array, "*B V"]:
@@ -31,7 +32,7 @@ def nearest_codes(points: Float[Array, "*B C"], codes: Float[Array, "V C"], bloc
     Args:
       points: float32, the batch first; see `codebook.comparable` for what is compared.
       codes: float32.
-      block: distances held at once.
+      block: distances held at once, a picture.
     """
     points, codes = jax.lax.stop_gradient((points, codes))
     return in_blocks(lambda part: smallest(squared_distances(part, codes)), points, len(codes), block)
@@ -46,7 +47,7 @@ def near_codes(
       points: float32, the batch first.
       codes: float32.
       top_k: at most the number of codes.
-      block: distances held at once.
+      block: distances held at once, a picture.
 
     Returns:
       (squared distances, codes).
@@ -87,11 +88,11 @@ def in_blocks(
       function: what is done with the points; makes `num_codes` numbers of each on the way.
       points: the batch first, positions inside a picture after it.
       num_codes: V.
-      block: numbers held at once; one position of the whole batch is the least that is taken.
+      block: numbers held at once, a picture; one position of each is the least that is taken.
     """
     batch, *grid = points.shape[:-1] if points.ndim > 2 else (1, *points.shape[:-1])
     positions = math.prod(grid)
-    size = max(1, block // (batch * num_codes))
+    size = max(1, block // num_codes)
     if positions <= size:
         return function(points)
     blocks = -(-positions // size)

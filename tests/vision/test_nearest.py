@@ -37,7 +37,7 @@ def test_blocks_find_what_the_whole_table_has(values, shape):
     points, codes = values(*shape, WIDTH), values(CODES, WIDTH, seed=1)
     distances = slow_distances(points, codes)
     order = np.argsort(distances, axis=-1, kind="stable")[..., :4]
-    for block in (1, 3 * 2 * CODES, nearest.BLOCK):
+    for block in (1, 3 * CODES, nearest.BLOCK):
         found, near, candidates = search(points, codes, 4, block)
         np.testing.assert_array_equal(found, np.argmin(distances, axis=-1))
         np.testing.assert_array_equal(candidates, order)
@@ -50,7 +50,7 @@ def test_the_lowest_of_equally_near_codes_is_chosen():
 
 
 def test_no_more_than_a_block_is_in_memory():
-    """1,024 positions x 4,096 codes are 16 MB of distances; blocks of 64 KB leave less than a megabyte."""
+    """1,024 positions x 4,096 codes are 16 MB of distances; blocks of 64 KB a picture leave less than a megabyte."""
     points, codes = jax.ShapeDtypeStruct((2, 512, 8), jnp.float32), jax.ShapeDtypeStruct((4096, 8), jnp.float32)
     memory = lambda block: search.lower(points, codes, 4, block).compile().memory_analysis().temp_size_in_bytes  # noqa: E731
     assert memory(2**14) < 2**20 < 2**24 <= memory(2**30)
@@ -83,6 +83,6 @@ def test_a_split_batch_and_a_split_codebook_find_the_same(axes):
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     place = lambda array, axis: jax.device_put(array, jax.NamedSharding(mesh, jax.P(axis)))  # noqa: E731
     points, codes = whole(4, 5, WIDTH), whole(18, WIDTH, seed=1)
-    split = search(place(points, axes[0]), place(codes, axes[1]), 3, 4 * 18 * 2)
+    split = search(place(points, axes[0]), place(codes, axes[1]), 3, 2 * 18)
     for ours, theirs in zip(split, search(points, codes, 3, nearest.BLOCK)):
         np.testing.assert_array_equal(ours, theirs)
