@@ -5,6 +5,7 @@ Run as a program from the repository's root, it writes tests/goldens/shardings.j
     python -m tests.experiments.abstract
 """
 
+import ast
 import json
 import os
 import pathlib
@@ -12,13 +13,23 @@ import pathlib
 ROOT = pathlib.Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "goldens" / "shardings.json"
 KINDS = ("contrastive", "tokenizer", "decoder")
+
+
+def constant(path, name, default):
+    """The literal that an experiment file gives a name of its own, e.g. VARIANTS, without running the file."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and [target.id for target in node.targets] == [name]:
+            return ast.literal_eval(node.value)
+    return default
+
+
 SPECS = [
-    f"{path.relative_to(ROOT)}:{kind}"
+    f"{path.relative_to(ROOT)}:{variant}"
     for path in sorted((ROOT / "experiments").glob("*/*.py"))
-    if path.parent.name != "bench"
-    for kind in KINDS
+    if "def get_config(" in path.read_text()
+    for variant in constant(path, "VARIANTS", KINDS)
 ]
-"""Every experiment, every kind; programs that measure are none."""
+"""Every experiment, every kind or those of its VARIANTS; programs that measure are none."""
 
 
 def build(spec):
@@ -29,7 +40,9 @@ def build(spec):
     experiment = build_experiment(load_experiment(str(ROOT / spec)))
     if experiment.kind != "decoder":
         return experiment
-    tokenizer = build(spec.replace(":decoder", ":tokenizer")).model
+    path, _, variant = spec.partition(":")
+    made_by = constant(ROOT / path, "TOKENIZERS", {}).get(variant.partition(",")[0])
+    tokenizer = build(made_by or spec.replace(":decoder", ":tokenizer")).model
     scales = tokenizer.family.max_scales + int(experiment.pipeline.last_scale_context)
     quantizer = tokenizer.quantizer
     return experiment.with_sizes(experiment.extraction.text.vocab_size, quantizer.codes, quantizer.dim, scales)

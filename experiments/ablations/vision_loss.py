@@ -1,0 +1,75 @@
+"""The vision loss of a decoder run on documents that it never saw: those of its shards' validation split.
+
+    python experiments/ablations/vision_loss.py --workdir R/decoder
+
+Every validation document is read, in rows as in training (the last batch begins the documents anew); no self-correction
+was drawn there. Prints one JSON object: cross-entropy a code in nats, without the loss's weights
+("cross_entropy/vision"), and accuracy, both also by scale, beside the run's last training figures ("train").
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections import defaultdict
+from typing import Any
+
+import jax
+import numpy as np
+
+from nextflow_jax import compile_cache
+from nextflow_jax.data.pipeline import make_batches
+from nextflow_jax.data.shards import open_shards
+from nextflow_jax.errors import UserError, run_entry_point
+from nextflow_jax.training.checkpoint import restore_variables
+from nextflow_jax.training.experiment import DecoderExperiment, build_experiment
+from nextflow_jax.training.metrics import read_metrics
+from nextflow_jax.training.tasks.decoder import DecoderTask
+
+SPLIT = "validation"
+MEASURED = ("cross_entropy/vision", "cross_entropy/scale_", "accuracy/vision", "accuracy/scale_")
+"""Beginnings of the metrics that are kept."""
+
+
+def main(arguments: list[str]) -> None:
+    """Measures and prints; see the docstring of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a decoder run")
+    workdir = parser.parse_args(arguments).workdir
+    compile_cache.enable()
+    restored = restore_variables(workdir)
+    experiment = build_experiment(restored.config)
+    if not isinstance(experiment, DecoderExperiment):
+        raise UserError(f"--workdir {workdir}: holds a run of kind {experiment.kind!r}; give a decoder's")
+    last = read_metrics(workdir)[-1]
+    kept = {name: value for name, value in last.items() if name.startswith(MEASURED)}
+    print(json.dumps({"step": restored.meta["step"], **validation_figures(experiment, restored.params), "train": kept}))
+
+
+def validation_figures(experiment: DecoderExperiment, params: Any) -> dict[str, float]:
+    """Means over one pass through the validation documents, by metric.
+
+    Raises:
+      UserError: the shards have no such split.
+    """
+    shards = open_shards(experiment.pipeline.shards)
+    documents = len(shards.index(SPLIT))
+    # Without dropout of conditions: every document as it is.
+    pipeline = dataclasses.replace(experiment.pipeline, condition_dropout=0.0)
+    task = DecoderTask(experiment)
+    measure = jax.jit(lambda batch: task.loss(params, {}, {}, batch, jax.random.key(0), 0)[1][0])
+    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
+    seen = 0
+    batches = make_batches(pipeline, shards, SPLIT, 0, experiment.train.batch_size, 0, 0, 1)
+    while seen < documents:
+        batch = next(batches)
+        seen += sum(len(set(row[row > 0].tolist())) for row in batch["document"])
+        for name, pair in jax.device_get(measure(batch)).items():
+            if name.startswith(MEASURED):
+                sums[name] += np.asarray(pair, np.float64)
+    return {name: total / weight if weight else math.nan for name, (total, weight) in sorted(sums.items())}
+
+
+if __name__ == "__main__":
+    run_entry_point(main, sys.argv[1:])
