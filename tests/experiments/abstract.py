@@ -54,6 +54,7 @@ def abstract_variables(experiment):
     import jax.numpy as jnp
 
     from nextflow_jax.models.decoder import Decoder, DecoderInputs
+    from nextflow_jax.vision.adversarial import init_players, join_players
     from nextflow_jax.vision.dual_encoder import DualEncoder
     from nextflow_jax.vision.tokenizer import VisionTokenizer
 
@@ -63,7 +64,11 @@ def abstract_variables(experiment):
         return jax.eval_shape(Decoder(experiment.model).init, key, inputs)
     images = jnp.zeros((1, *experiment.pictures.size, 3))
     if experiment.kind == "tokenizer":
-        return jax.eval_shape(lambda k: VisionTokenizer(experiment.model).init(k, images, train=False), key)
+        variables = jax.eval_shape(lambda k: VisionTokenizer(experiment.model).init(k, images, train=False), key)
+        if experiment.adversarial.weight:
+            players = jax.eval_shape(lambda k: init_players(experiment.adversarial, k, images), key)
+            variables = join_players(variables, *players)
+        return variables
     tokens, lengths = jnp.zeros((1, experiment.model.max_text_tokens), jnp.int32), jnp.ones(1, jnp.int32)
     model = DualEncoder(experiment.model, experiment.text.vocab_size)
     return jax.eval_shape(model.init, key, images, tokens, lengths)
