@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
 def _convert_var(options: argparse.Namespace) -> Any:
     config, variables = load_var(options.weights, options.side, options.part)
     codec = VisionTokenizerCodec(config, variables)
-    save_bundle(options.out, vision_tokenizer=codec, origin={"model": "VAR", "weights": options.weights})
+    save_bundle(options.out, vision_tokenizer=codec, origin={"model": "VAR", "weights": _name(options)})
     return variables["params"]
 
 
@@ -73,7 +73,7 @@ def _convert_siglip2(options: argparse.Namespace) -> Any:
     config, _, params = load_published(options.weights)
     experiment = ContrastiveExperiment(name="siglip2", model=config)
     state = TrainState(step=np.zeros((), np.int32), params=params, variables={}, opt_state={}, ema={})
-    with Checkpoints(options.out, 1, to_plain_dict(experiment), {"weights": options.weights}) as checkpoints:
+    with Checkpoints(options.out, 1, to_plain_dict(experiment), {"weights": _name(options)}) as checkpoints:
         checkpoints.save(0, state, Position(0))
     return params
 
@@ -84,6 +84,11 @@ def _convert_tokenflow(options: argparse.Namespace) -> Any:
     config, variables = load_tokenflow(options.weights, options.part)
     save_folder(options.out, config, variables)
     return variables["params"]
+
+
+def _name(options: argparse.Namespace) -> str:
+    """The file's own name: where it lay on this machine tells nobody anything."""
+    return pathlib.Path(options.weights).name
 
 
 def _require_fresh(out: pathlib.Path) -> None:
