@@ -16,6 +16,7 @@ from collections import defaultdict
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nextflow_jax import compile_cache
@@ -58,14 +59,16 @@ def validation_figures(experiment: DecoderExperiment, params: Any) -> dict[str, 
     # Without dropout of conditions: every document as it is.
     pipeline = dataclasses.replace(experiment.pipeline, condition_dropout=0.0)
     task = DecoderTask(experiment)
-    measure = jax.jit(lambda batch: task.loss(params, {}, {}, batch, jax.random.key(0), 0)[1][0])
+    # The decoder's loss uses neither randomness nor the step.
+    key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
+    measure = jax.jit(lambda params, batch: task.loss(params, {}, {}, batch, key, step)[1][0])
     sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
     seen = 0
     batches = make_batches(pipeline, shards, SPLIT, 0, experiment.train.batch_size, 0, 0, 1)
     while seen < documents:
         batch = next(batches)
         seen += sum(len(set(row[row > 0].tolist())) for row in batch["document"])
-        for name, pair in jax.device_get(measure(batch)).items():
+        for name, pair in jax.device_get(measure(params, batch)).items():
             if name.startswith(MEASURED):
                 sums[name] += np.asarray(pair, np.float64)
     return {name: total / weight if weight else math.nan for name, (total, weight) in sorted(sums.items())}

@@ -2,18 +2,29 @@
 
 import importlib.util
 import json
+import math
 
+import jax
+import numpy as np
 import pytest
 
+from nextflow_jax.training.tasks import make_task
 from tests.experiments.abstract import ROOT
+from tests.training import small
+
+
+def load(name):
+    """A program of experiments/ablations."""
+    path = ROOT / "experiments" / "ablations" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"ablations_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def driver():
-    spec = importlib.util.spec_from_file_location("ablations_run", ROOT / "experiments" / "ablations" / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("run")
 
 
 def planned(driver, capsys, out, *arguments):
@@ -85,3 +96,16 @@ def test_tables_have_means_and_deviations_over_the_seeds_there_are(driver, capsy
 def test_every_row_is_an_experiment(driver, tmp_path):
     for job in driver.jobs(driver._parse(["--out", str(tmp_path), "--smoke", "--seeds", "0"])):
         assert job.command[0] and (job.result.name in ("20", "40") or "checkpoints" not in str(job.result))
+
+
+def test_a_decoder_that_knows_nothing_has_the_loss_of_a_uniform_guess(tmp_path):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        small.register_drawn(monkeypatch)
+        small.write_shards(tmp_path / "shards")
+        experiment = small.decoder(tmp_path / "shards").with_input_sizes()
+        abstract = small.layout_of(make_task(experiment)).abstract
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract.params)
+        figures = load("vision_loss").validation_figures(experiment, params)
+    assert figures["cross_entropy/vision"] == pytest.approx(math.log(experiment.model.vocabulary.size), rel=1e-4)
+    assert "accuracy/vision" in figures and "cross_entropy/scale_03" in figures
+    assert not any(name.endswith("/text") for name in figures)
