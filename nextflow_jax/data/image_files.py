@@ -34,6 +34,9 @@ REASONS = {
 }
 """Why a file is refused."""
 
+# ImageLimits refuses all that Pillow would warn of; warnings cannot be caught one by one in several threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
@@ -128,8 +131,7 @@ def _reading(path: pathlib.Path) -> Iterator[Image.Image]:
         file = open(path, "rb")  # noqa: SIM115  (closed below; what its opening raises has a reason of its own)
     except OSError as error:
         raise RefusedImage(path, "unreadable") from error
-    with file, warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with file:
         try:
             if not file.read(1):
                 raise RefusedImage(path, "empty")
@@ -137,7 +139,7 @@ def _reading(path: pathlib.Path) -> Iterator[Image.Image]:
             yield Image.open(file, formats=FORMATS)
         except RefusedImage:
             raise
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:
             raise RefusedImage(path, "too large") from error
         except UnidentifiedImageError as error:
             raise RefusedImage(path, "not an image") from error

@@ -1,10 +1,12 @@
 """Captioned pictures with splits: what every data set of pictures offers to training, extraction and evaluation."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import importlib
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -184,10 +186,14 @@ class PictureSet:
                 "pictures of several sizes come from 'folder'"
             )
         batch = np.empty((len(keys), *size, 3), np.uint8)
-        for row, key in enumerate(keys):
-            position = self._positions[self.info(key).key]
-            resized = size != self.config.size
-            batch[row] = self._read_sized(position, size) if resized else self._read_image(position)
+        positions = [self._positions[self.info(key).key] for key in keys]
+        if self._read_sized is None:
+            for row, position in enumerate(positions):
+                batch[row] = self._read_image(position)
+        else:
+            read = functools.partial(self._read_sized, size=size)
+            for row, image in enumerate(_readers().map(read, positions)):
+                batch[row] = image
         return batch
 
     def without_broken(self) -> "PictureSet":
@@ -230,6 +236,12 @@ class PictureSet:
         """Hash of every picture's pixels, captions, split and attributes."""
         facts = [dataclasses.asdict(info) for info in self._infos.values()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _readers() -> concurrent.futures.ThreadPoolExecutor:
+    """Threads that decode files; Pillow lets others run meanwhile."""
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="nextflow_jax-pictures")
 
 
 def open_pictures(config: PicturesConfig) -> PictureSet:
