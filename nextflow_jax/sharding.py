@@ -23,7 +23,8 @@ from nextflow_jax.config import Fault, nearest
 from nextflow_jax.errors import UserError
 
 MESH_AXES = ("slice", "data", "fsdp", "tensor", "context")
-"""slice: data-parallel between slices; fsdp: data-parallel with split parameters; context: splits the sequence."""
+"""slice: data-parallel between slices; fsdp: data-parallel with split parameters; context: splits the sequence, or the
+rows of feature maps."""
 
 BATCH_AXES = ("slice", "data", "fsdp")
 
@@ -31,6 +32,7 @@ LOGICAL_RULES: dict[str, tuple[str, ...]] = {
     # Activations.
     "batch": BATCH_AXES,
     "sequence": ("context",),
+    "image_rows": ("context",),
     # Dimensions of decoder, ViT and text-tower parameters.
     "layers": (),
     "embed": ("fsdp",),
@@ -213,6 +215,15 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
         return x
     mesh, rules = context
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _spec("an activation", x.shape, axes, mesh, rules)))
+
+
+def mesh_axes(logical: str) -> tuple[Mesh | None, tuple[str, ...]]:
+    """The mesh that is being traced for, None outside `logical_context`, and its axes that split a logical axis."""
+    context = _CONTEXT.get()
+    if context is None:
+        return None, ()
+    mesh, rules = context
+    return mesh, tuple(axis for axis in rules[logical] if mesh.shape[axis] > 1)
 
 
 def sharding_table(variables: Any, shardings: Any) -> str:

@@ -1,4 +1,8 @@
-"""The pixel branch: VQGAN's convolutional encoder and decoder (arXiv 2012.09841) around the code grid."""
+"""The pixel branch: VQGAN's convolutional encoder and decoder (arXiv 2012.09841) around the code grid.
+
+On a mesh with a "context" axis, feature maps are split by rows over its devices (nextflow_jax/vision/row_split.py), and
+pictures come whole again. An experiment turns it off with `rules = (("image_rows", ()),)`.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -11,6 +15,7 @@ from jaxtyping import Array, Float
 
 from nextflow_jax.config import Fault
 from nextflow_jax.vision.conv_layers import Double, NormAct, ResidualBlock, SelfAttention, convolution, downsample
+from nextflow_jax.vision.row_split import join_rows, split_rows
 from nextflow_jax.vision.vit import join_patches, split_patches
 
 
@@ -107,7 +112,7 @@ class PixelDecoder(nn.Module):
         """Values are meant for [-1, 1] and not clamped."""
         layers = [layer for stage in decoder_stages(self.config, self.dtype) for layer in stage]
         x = _run(layers, latents.astype(self.dtype))
-        return join_patches(x, self.config.stem).astype(jnp.float32)
+        return join_rows(join_patches(x, self.config.stem).astype(jnp.float32))
 
 
 def decoder_stages(config: PixelConfig, dtype: DTypeLike) -> list[list[nn.Module]]:
@@ -158,6 +163,7 @@ def _remat(layer: type[nn.Module], config: PixelConfig) -> type[nn.Module]:
 
 
 def _run(layers: list[nn.Module], x: Float[Array, "B Y X I"]) -> Float[Array, "B V U O"]:
+    x = split_rows(x)
     for layer in layers:
-        x = layer(x)
+        x = split_rows(layer(x))
     return x

@@ -5,12 +5,15 @@ attention and the statistics of a group norm sees a few rows only, and statistic
 "moments"): this allows decoding in strips (nextflow_jax/vision/tiled.py).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from nextflow_jax.vision.row_split import convolve
 from nextflow_jax.vision.transformer import NORM_EPSILON, partitioned
 
 GIVEN_MOMENTS = "moments"
@@ -22,13 +25,13 @@ ROW_MEANS = "row_means"
 
 def convolution(features: int, dtype: DTypeLike, name: str | None = None, size: int = 3) -> nn.Conv:
     """A `size` x `size` convolution that keeps the grid."""
-    return nn.Conv(features, (size, size), dtype=dtype, name=name, **_initialisers())
+    return nn.Conv(features, (size, size), dtype=dtype, name=name, **_settings())
 
 
 def downsample(channels: int, dtype: DTypeLike, name: str) -> nn.Conv:
     """A 3 x 3 convolution with stride 2; zeros are added below and to the right only, as in VQGAN."""
     padding = ((0, 1), (0, 1))
-    return nn.Conv(channels, (3, 3), strides=(2, 2), padding=padding, dtype=dtype, name=name, **_initialisers())
+    return nn.Conv(channels, (3, 3), strides=(2, 2), padding=padding, dtype=dtype, name=name, **_settings())
 
 
 class Double(nn.Module):
@@ -118,8 +121,10 @@ class SelfAttention(nn.Module):
         return x + convolution(channels, self.dtype, "out", size=1)(mixed.reshape(x.shape))
 
 
-def _initialisers() -> dict[str, nn.initializers.Initializer]:
+def _settings() -> dict[str, Any]:
+    """What all convolutions share."""
     return {
         "kernel_init": partitioned(nn.initializers.lecun_normal(), None, None, "conv_in", "conv_out"),
         "bias_init": partitioned(nn.initializers.zeros, "conv_out"),
+        "conv_general_dilated": convolve,
     }

@@ -32,6 +32,7 @@ from nextflow_jax.vision.cnn import PixelConfig, PixelDecoder, PixelEncoder
 from nextflow_jax.vision.codebook import QuantizerConfig
 from nextflow_jax.vision.conv_layers import convolution
 from nextflow_jax.vision.quantizer import Quantizer, SelfCorrection
+from nextflow_jax.vision.row_split import join_rows
 from nextflow_jax.vision.transformer import Transformer, TransformerConfig, dense
 from nextflow_jax.vision.vit import ViT, ViTConfig
 
@@ -137,7 +138,7 @@ class VisionTokenizer(nn.Module):
 
     def encode_features(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B Y X C"]:
         """Continuous features on the code grid, semantic half first; float32."""
-        pixel = self.pixel_projection(self.pixel_encoder(images))
+        pixel = join_rows(self.pixel_projection(self.pixel_encoder(images)))
         if not self.config.quantizer.dual:
             return pixel
         semantic = self.semantic_projection(self.semantic_encoder(images))

@@ -78,13 +78,13 @@ def short(config):
 
 
 def test_a_training_step_is_the_same_on_eight_devices(config, random_variables):
-    """On fewer scales than the other tests, because partitioning a long program takes long."""
+    """Pictures split by batch and rows; on fewer scales than elsewhere: partitioning a long program takes long."""
     config = short(config)
     pictures = jnp.asarray(np.random.default_rng(3).uniform(-1, 1, (8, 8, 8, 3)), jnp.float32)
     variables = random_variables(VisionTokenizer(config), pictures, train=False)
     (loss, (metrics, codebook)), gradients = train_step(config, variables, pictures, jax.random.key(1))
     boxed = jax.eval_shape(lambda: VisionTokenizer(config).init(jax.random.key(0), pictures, train=False))
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=2, context=2))
     rules = {**LOGICAL_RULES, "codes": ("tensor",)}
     with logical_context(mesh, rules):
         sharded = jax.device_put(variables, shardings_of(boxed, mesh, rules))
