@@ -44,7 +44,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = to_config_dict(DecoderExperiment())
     config.name = f"codebook ablation {name}, {data}"
     config.pictures.update(name=data, size=SIZE, subset="all")
-    config.train.update(steps=600, batch_size=3, log_every=50, checkpoint_every=200)
+    config.train.update(steps=400, batch_size=3, log_every=50, checkpoint_every=200)
     config.optimizer.update(learning_rate=4e-3, warmup_steps=60)
     config.extraction.update(tasks=("text_to_image",), draws=2)
     # As in the quickstart: at temperature 1 half of the fine codes are redrawn.
