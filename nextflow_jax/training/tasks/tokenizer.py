@@ -4,6 +4,7 @@ The judges: LPIPS, whose published weights are constants, and a discriminator th
 (nextflow_jax/vision/adversarial.py).
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -184,7 +185,7 @@ class TokenizerTask:
     def flops_per_step(self, params: Any, spec: BatchSpec) -> float:
         """Forward and backward of the tokenizer, forward of the teacher; of the judges see `_judges_flops`."""
         images = jax.ShapeDtypeStruct(spec["images"].shape, jnp.float32)
-        rest = {name: tree for name, tree in jax.eval_shape(self.init, jax.random.key(0)).items() if name != "params"}
+        rest = {name: tree for name, tree in self._abstract.items() if name != "params"}
         variables = without_players({"params": params, **rest})
         total = TRAINING_FACTOR * forward_flops(lambda v, x: self._model.apply(v, x, train=False), variables, images)
         return total + forward_flops(self._features, self.constants(), images) + self._judges_flops(params, images)
@@ -197,10 +198,15 @@ class TokenizerTask:
             total += 1.5 * forward_flops(lpips_distance, self._lpips, images, images)
         if DISCRIMINATOR in params:
             judge = discriminator(self._experiment.adversarial.discriminator)
-            state = jax.eval_shape(self.init, jax.random.key(0))[STATE]["discriminator"]
+            state = self._abstract[STATE]["discriminator"]
             variables = {"params": params[DISCRIMINATOR], STATE: state}
             total += (2 + 2 * TRAINING_FACTOR) * forward_flops(judge.apply, variables, images)
         return total
+
+    @functools.cached_property
+    def _abstract(self) -> Variables:
+        """Shapes of all variables; traced once, however many kinds of batches there are."""
+        return jax.eval_shape(self.init, jax.random.key(0))
 
     def _features(self, constants: Any, images: jax.Array) -> jax.Array | None:
         if not self._experiment.loss.needs_teacher:

@@ -37,11 +37,18 @@ def drawn_shape(family):
 
 def experiment_of(family, **train):
     base = small.tokenizer("")
+    # A single codebook: half the compilation.
+    quantizer = dataclasses.replace(base.model.quantizer, semantic_dim=0)
     return dataclasses.replace(
         base,
         train=dataclasses.replace(base.train, **train),
         pictures=PicturesConfig(name="ratios", size=family.sizes[0]),
-        model=dataclasses.replace(base.model, family=family, vit=dataclasses.replace(small.VIT, patch=family.stride)),
+        model=dataclasses.replace(
+            base.model,
+            family=family,
+            vit=dataclasses.replace(small.VIT, patch=family.stride),
+            quantizer=quantizer,
+        ),
         loss=NO_TEACHER,
         init_from_teacher=False,
         buckets=True,
