@@ -62,7 +62,8 @@ def test_dependencies_have_a_range_an_exact_version_and_a_reason():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = dict(setup["options.extras_require"])
-    required = [setup["options"]["install_requires"], *(extras[name] for name in ("openmoji", "photographs", "hf", "eval", "dev"))]
+    names = ("openmoji", "photographs", "hf", "eval", "dev")
+    required = [setup["options"]["install_requires"], *(extras[name] for name in names)]
     lines = [line for text in required for line in text.split("\n") if line]
     pins = dict(line.split("==") for line in read_lines("launch/constraints.txt"))
     exact = {normal(name): version for name, version in pins.items()}

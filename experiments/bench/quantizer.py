@@ -9,8 +9,8 @@ VAR's and TokenFlow's code does. Each runs in a process of its own, one after th
 compiled program asks for, `grown` how much the process's resident memory rose while it ran, at most; features (0.66 MB
 a picture) and codes (5.2 MB) are in neither. Both ways must find the same codes: the digests printed say so.
 
---block sets the distances held at once a picture, for finding the best size on a machine; --top_k 10 also finds the ten nearest
-codes, which self-correction draws from.
+--block sets the distances held at once a picture, for finding the best size on a machine; --top_k 10 also finds the
+ten nearest codes, which self-correction draws from.
 """
 
 import argparse

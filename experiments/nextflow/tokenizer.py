@@ -21,8 +21,9 @@ Commands, for this file F, a folder of pictures P, and a folder R of your choice
         --config.init_from.workdir=R/joint
     python -m nextflow_jax.evaluate --config F:decoder --workdir R/decoder --config.pictures.root=P --out R
 
-with SIGLIP a folder of `google/siglip2-so400m-patch16-naflex`, JUDGES `--config.lpips_vgg=FILE
---config.lpips_linear=FILE` (`--config.loss.lpips=0.0` does without).
+with SIGLIP what `python -m nextflow_jax.convert --model siglip2 --weights DIR --out SIGLIP` makes of
+`google/siglip2-so400m-patch16-naflex`, and JUDGES `--config.lpips_vgg=FILE --config.lpips_linear=FILE`
+(`--config.loss.lpips=0.0` does without).
 
 Adding `,small` makes the same stages in minutes on a CPU, without published weights: 64-pixel pictures of OpenMoji, or,
 with `,photographs`, crops of the photographs that scikit-image and scikit-learn bring along; `F:teacher,small` trains
