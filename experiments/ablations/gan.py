@@ -20,9 +20,13 @@ In metrics.jsonl: loss/l1, loss/l2 and psnr against `,off`; codebook/usage; adve
 logit_fake, adaptive and weight. A pass is: all finite, usage above 0.9 at every record after step 250, PSNR not more
 than 1 dB below that of `,off` at the end, accuracy below 0.98 over the last 500 steps.
 
-Cost: not measured; the discriminator about doubles the quickstart's 0.1 s a step on two CPU cores.
+Cost: 5 min on two CPU cores that other runs shared; 0.12 s a step at the end, when they had ended.
 
-Result: not run yet.
+Result: (tokenizer, seed 0, teacher of the quickstart) stable over 2000 steps, no step refused. Of the training pictures
+26.80 dB, SSIM 0.905, every one of 1024 codes in use; validation 15.79 dB, 0.540. (The quickstart's tokenizer, 1500
+steps without a discriminator: 25.53 dB, 0.878; 15.70 dB, 0.533.) The codes in use a batch stay at 0.55 to 0.57 of the
+960 there could be from step 200 on. The discriminator's accuracy rises slowly to 0.94: it wins ground, for the adaptive
+weight holds the generator's term at 0.1 x 0.002. `,off` and `,stylegan` were not run for 2000 steps.
 """
 
 import pathlib
