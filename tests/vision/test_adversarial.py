@@ -133,6 +133,16 @@ def test_before_the_start_nothing_differs_from_a_run_without():
     jax.tree.map(np.testing.assert_array_equal, state, fresh(GAME)[1])
 
 
+def test_what_has_not_started_is_skipped_but_on_cpus():
+    config = dataclasses.replace(CONFIG, start_step=3, discriminator_start=2)
+    traced = compiled(config).trace(GENERATOR, *fresh(config), jnp.asarray(0))
+    lowered = {platform: traced.lower(lowering_platforms=(platform,)) for platform in ("cpu", "tpu")}
+    cases = {platform: program.as_text().count("stablehlo.case") for platform, program in lowered.items()}
+    # Both have cases on a constant, the platform; only one also asks for the step.
+    assert cases["tpu"] > cases["cpu"]
+    assert " conditional(" not in lowered["cpu"].compile().as_text()
+
+
 def test_the_discriminator_may_start_before_the_generator():
     (_, (metrics, state)), (generator_grads, discriminator_grads) = together(GAME, 2)
     close(generator_grads, jax.grad(lambda generator: tokenizer_part(reconstruct(generator))[0])(GENERATOR), 1e-6)
