@@ -12,6 +12,7 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +79,15 @@ def preflight(config: Any, prefix: str = "config", extra: Sequence[Fault] = ()) 
     faults = [*_walk_faults(config, prefix), *extra]
     if faults:
         raise UserError("; ".join(str(fault) for fault in faults))
+
+
+def pattern_faults(field: str, patterns: Sequence[str]) -> Iterator[Fault]:
+    """A fault for each of a field's patterns that is no regular expression."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            yield Fault(field, pattern, f"is not a regular expression ({error})", "correct the pattern")
 
 
 def load_experiment(spec: str, overrides: Sequence[str] = ()) -> "ml_collections.ConfigDict":

@@ -11,7 +11,7 @@ import optax
 from flax import traverse_util
 from jaxtyping import Array, Float, Integer
 
-from nextflow_jax.config import Fault, choose, nearest
+from nextflow_jax.config import Fault, choose, nearest, pattern_faults
 from nextflow_jax.errors import UserError
 
 PATTERNS = ("no_decay", "freeze", "clip_groups", "rates")
@@ -75,9 +75,8 @@ class OptimizerConfig:
                 yield Fault("rates", (pattern, factor), "factors must be positive", "use freeze to train nothing there")
         rated = tuple(pattern for pattern, _ in self.rates)
         for name, patterns in {**vars(self), "rates": rated}.items():
-            for pattern in patterns if name in PATTERNS else ():
-                if not _is_regex(pattern):
-                    yield Fault(name, pattern, "is not a regular expression", "correct the pattern")
+            if name in PATTERNS:
+                yield from pattern_faults(name, patterns)
 
 
 def _cosine(config: OptimizerConfig, steps: int, step: Array) -> Array:
@@ -227,11 +226,3 @@ def _frozen_names(patterns: Sequence[str], names: Sequence[str]) -> frozenset[st
     if len(frozen) == len(names):
         raise UserError(f"config.optimizer.freeze = {tuple(patterns)}: freezes every parameter; leave some to train")
     return frozenset(frozen)
-
-
-def _is_regex(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True

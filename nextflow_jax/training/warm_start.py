@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from nextflow_jax.config import Fault, nearest
+from nextflow_jax.config import Fault, nearest, pattern_faults
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.checkpoint import Restored, checkpoint_steps, read_meta, restore_variables
 
@@ -51,11 +51,7 @@ class InitFromConfig:
         if self.step < NEWEST:
             yield Fault("step", self.step, "is no step", "use -1 for the newest checkpoint")
         for name in PATTERNS:
-            for pattern in getattr(self, name):
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    yield Fault(name, pattern, f"is not a regular expression ({error})", "correct the pattern")
+            yield from pattern_faults(name, getattr(self, name))
             if getattr(self, name) and not self.workdir:
                 yield Fault(
                     name, getattr(self, name), "says what to do with a source", "set workdir, or leave it empty"
