@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from nextflow_jax.models.cache import KVCache, make_cache
@@ -72,8 +73,17 @@ class Text(NamedTuple):
     stop: Int[Array, "B"]
 
 
+class Drawing(NamedTuple):
+    """A picture between two of its scales."""
+
+    codes: Int[Array, "B n"]
+    """Of the scale drawn last."""
+    accumulated: Float[Array, "R Y X C"] | None
+    """With accumulated inputs, the feature map of the scales before it; None before the second scale."""
+
+
 class Phases:
-    """The phases of one decoder, each a compiled function. Rows are donated: a phase's result replaces its argument."""
+    """The phases of one decoder, compiled. Rows are donated: a phase's result replaces its argument."""
 
     def __init__(self, config: DecoderConfig, sequence: SequenceConfig) -> None:
         self._config = config
@@ -82,7 +92,7 @@ class Phases:
         self._decoder = Decoder(config)
         self.read_prompt = jax.jit(self._read_prompt, static_argnames=("slots", "guided"))
         self.write_text = jax.jit(self._write_text, static_argnames=("space",), donate_argnames=("rows",))
-        self.draw_image = jax.jit(self._draw_image, static_argnames=("schedule",), donate_argnames=("rows",))
+        self.draw_scale = jax.jit(self._draw_scale, static_argnames=("schedule", "k"), donate_argnames=("rows",))
         self.close_image = jax.jit(self._close_image, donate_argnames=("rows",))
 
     def _read_prompt(
@@ -146,38 +156,77 @@ class Phases:
         rows, text, _ = jax.lax.while_loop(unfinished, write_one, (rows, empty, active))
         return rows, text
 
-    def _draw_image(
-        self, weights: Weights, rows: Rows, draws: Draws, active: Bool[Array, "B"], schedule: ScaleSchedule
+    def draw_image(
+        self, weights: Weights, rows: Rows, draws: Draws, active: Bool[Array | np.ndarray, "B"], schedule: ScaleSchedule
     ) -> tuple[Rows, Int[Array, "B N"], Float[Array, "B N"]]:
         """`<boi>` and every scale of a picture; codes and their log-probabilities. `<eoi>` is not fed yet.
 
+        A call of `draw_scale` a scale: what is compiled is one scale, not the whole picture.
+
         Args:
           weights: of the decoder.
-          rows: where the rows stand.
+          rows: where the rows stand; donated.
           draws: picture settings, one column a scale of `schedule`.
           active: the requests that draw a picture of this schedule.
           schedule: its grids.
         """
+        all_codes, all_log_probs, drawing = [], [], None
+        for k in range(schedule.num_scales):
+            rows, drawing, log_probs = self.draw_scale(weights, rows, drawing, draws, active, schedule=schedule, k=k)
+            all_codes.append(drawing.codes)
+            all_log_probs.append(log_probs)
+        return rows, jnp.concatenate(all_codes, axis=1), jnp.concatenate(all_log_probs, axis=1)
+
+    def _draw_scale(
+        self,
+        weights: Weights,
+        rows: Rows,
+        drawing: Drawing | None,
+        draws: Draws,
+        active: Bool[Array, "B"],
+        schedule: ScaleSchedule,
+        k: int,
+    ) -> tuple[Rows, Drawing, Float[Array, "B n"]]:
+        """One scale of a picture; its codes are those of the new `Drawing`. Scales are drawn in order, from 0.
+
+        Args:
+          weights: of the decoder.
+          rows: where the rows stand; donated.
+          drawing: what the scale before gave; None for scale 0, which `<boi>` begins.
+          draws: picture settings, one column a scale of `schedule`.
+          active: the requests that draw a picture of this schedule.
+          schedule: its grids.
+          k: the scale, from 0.
+        """
         guided = len(rows.time) > len(active)
         active_R = both_halves(active, guided)
+        inputs, accumulated = self._picture_inputs(weights, rows, drawing, schedule, k, guided)
+        hidden, cache = self._hidden(weights, inputs, rows.cache)
+        rows = rows._replace(cache=keep_inactive(cache, rows.cache, active_R))
         head = self._head(weights)[:, self._vocabulary.vision_offset : self._vocabulary.used]
-        tokens = jnp.full(len(rows.time), self._vocabulary.boi, jnp.int32)
-        inputs = token_inputs(rows, tokens, schedule.num_scales, self._sequence, weights.features)
-        all_codes, all_log_probs, accumulated = [], [], None
-        for k in range(schedule.num_scales):
-            hidden, cache = self._hidden(weights, inputs, rows.cache)
-            rows = rows._replace(cache=keep_inactive(cache, rows.cache, active_R))
-            codes, log_probs = self._draw_codes(head, hidden, rows, draws.at(k), guided)
-            all_codes.append(codes)
-            all_log_probs.append(log_probs)
-            if k + 1 < schedule.num_scales:
-                codes_R, features = both_halves(codes, guided), None
-                if weights.features is not None:
-                    accumulated, features = accumulated_inputs(weights.features, schedule, k, accumulated, codes_R)
-                layout = scale_layout(schedule, k + 2, self._sequence)
-                inputs = scale_inputs(rows, layout, self._vocabulary.pad, codes_R, features)
-        rows = rows._replace(time=jnp.where(active_R, rows.time + schedule.num_scales, rows.time))
-        return rows, jnp.concatenate(all_codes, axis=1), jnp.concatenate(all_log_probs, axis=1)
+        codes, log_probs = self._draw_codes(head, hidden, rows, draws.at(k), guided)
+        if k + 1 == schedule.num_scales:
+            rows = rows._replace(time=jnp.where(active_R, rows.time + schedule.num_scales, rows.time))
+        return rows, Drawing(codes, accumulated), log_probs
+
+    def _picture_inputs(
+        self,
+        weights: Weights,
+        rows: Rows,
+        drawing: Drawing | None,
+        schedule: ScaleSchedule,
+        k: int,
+        guided: bool,
+    ) -> tuple[DecoderInputs, Float[Array, "R Y X C"] | None]:
+        """The decoder's inputs of scale k, and the map of the coarser scales where inputs are accumulated."""
+        if k == 0:
+            tokens = jnp.full(len(rows.time), self._vocabulary.boi, jnp.int32)
+            return token_inputs(rows, tokens, schedule.num_scales, self._sequence, weights.features), None
+        codes_R, accumulated, features = both_halves(drawing.codes, guided), None, None
+        if weights.features is not None:
+            accumulated, features = accumulated_inputs(weights.features, schedule, k - 1, drawing.accumulated, codes_R)
+        layout = scale_layout(schedule, k + 1, self._sequence)
+        return scale_inputs(rows, layout, self._vocabulary.pad, codes_R, features), accumulated
 
     def _close_image(self, weights: Weights, rows: Rows, active: Bool[Array, "B"]) -> Rows:
         """Feeds `<eoi>`, after which text may go on."""

@@ -24,6 +24,7 @@ class Teacher(Phases):
 
     def start(self, codes):
         self.codes, self.logits = codes, []
+        self.draw_scale = self._draw_scale  # traced with its caller, which takes the logits
 
     def _draw_codes(self, head, hidden, rows, draws, guided):
         taken = sum(logits.shape[1] for logits in self.logits)
@@ -50,7 +51,7 @@ def teacher_forced(bundle, prompts, codes, after):
         for i, prompt in enumerate(prompts):
             teacher.start(jnp.broadcast_to(codes[i], (2, len(codes[i]))))
             active = jnp.arange(2) == i
-            rows, *_ = teacher._draw_image(
+            rows, *_ = teacher.draw_image(
                 weights, rows, neutral_draws(2, prompt.schedule.num_scales), active, prompt.schedule
             )
             drawn.append(jnp.concatenate(teacher.logits, axis=1)[i])
@@ -127,3 +128,25 @@ def test_no_two_draws_share_a_key():
     keys = [_keys_at(jax.vmap(jax.random.key)(jnp.arange(6)), jnp.full(6, length)) for length in range(9)]
     data = np.concatenate([jax.random.key_data(key) for key in keys])
     assert len(np.unique(data, axis=0)) == 6 * 9
+
+
+def test_scale_by_scale_a_picture_is_the_same():
+    """As streaming draws it; rows that don't draw stay where they were."""
+    bundle = tiny_models.bundle()
+    engine = Engine(bundle)
+    prompts = make_prompts([Request(("sun",), size=SQUARE), Request(("a red sun",), size=WIDE)], bundle)
+    draws, active = neutral_draws(2, 3), np.asarray([False, True])
+    _, codes, log_probs = engine._phases.draw_image(
+        engine._weights, engine._read_prompts(prompts), draws, active, schedule=prompts[1].schedule
+    )
+    rows, drawing, scales = engine._read_prompts(prompts), None, []
+    before = np.asarray(rows.length), np.asarray(rows.time)
+    for k in range(3):
+        rows, drawing, scale_log_probs = engine._phases.draw_scale(
+            engine._weights, rows, drawing, draws, active, schedule=prompts[1].schedule, k=k
+        )
+        scales.append((drawing.codes, scale_log_probs))
+    assert np.array_equal(np.concatenate([drawn for drawn, _ in scales], axis=1), codes)
+    assert np.array_equal(np.concatenate([drawn for _, drawn in scales], axis=1), log_probs)
+    assert (np.asarray(rows.length) - before[0]).tolist() == [0, prompts[1].schedule.num_tokens]
+    assert (np.asarray(rows.time) - before[1]).tolist() == [0, 3]
