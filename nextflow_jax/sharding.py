@@ -226,6 +226,17 @@ def mesh_axes(logical: str) -> tuple[Mesh | None, tuple[str, ...]]:
     return mesh, tuple(axis for axis in rules[logical] if mesh.shape[axis] > 1)
 
 
+def platform() -> str:
+    """ "cpu", "gpu" or "tpu": what is being traced for, the devices of the mesh in `logical_context`, else the default.
+
+    Whoever chooses an implementation by platform asks here, so that programs compiled ahead of time for absent devices
+    get those devices' kernels.
+    """
+    context = _CONTEXT.get()
+    name = jax.default_backend() if context is None else context[0].devices.flat[0].platform
+    return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
+
+
 def sharding_table(variables: Any, shardings: Any) -> str:
     """One line an array: name, shape, dtype, partition, bytes on each device; then the totals."""
     rows, total, local = [], 0, 0

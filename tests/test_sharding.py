@@ -1,11 +1,13 @@
 """The mesh, the table of logical axes and what it refuses."""
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from nextflow_jax import sharding
 from nextflow_jax.errors import UserError
@@ -84,6 +86,17 @@ def test_constrain_acts_inside_the_context_alone():
         inside = jax.jit(lambda x: double(x))(x)
     assert inside.sharding.spec == PartitionSpec(("data", "fsdp"), "tensor")
     np.testing.assert_array_equal(inside, x * 2)
+
+
+def test_platform_is_that_of_the_mesh_being_traced_for():
+    assert sharding.platform() == "cpu"
+    with sharding.logical_context(cube(), sharding.make_rules()):
+        assert sharding.platform() == "cpu"
+    absent = types.SimpleNamespace(platform="tpu", device_kind="TPU v5", process_index=0, id=0)
+    mesh = Mesh(np.array([absent]).reshape(1, 1, 1, 1, 1), sharding.MESH_AXES)
+    with sharding.logical_context(mesh, sharding.make_rules()):
+        assert sharding.platform() == "tpu"
+    assert sharding.platform() == "cpu"
 
 
 def test_one_process_provides_the_whole_batch():

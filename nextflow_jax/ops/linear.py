@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from nextflow_jax.sharding import platform
+
 DimensionNumbers = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 
@@ -24,7 +26,7 @@ def linear_dot(
     the weight gradient, which made a training step of the small decoder up to twice as slow. Elsewhere they stay apart,
     since rows and positions may lie on different mesh axes.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return lax.dot_general(
             x, kernel, dimension_numbers, precision=precision, preferred_element_type=preferred_element_type
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float, Int
 
+from nextflow_jax import sharding
 from nextflow_jax.config import choose
 from nextflow_jax.ops.attention import chunked, reference
 
@@ -52,8 +53,8 @@ def attend(
 
 
 def resolve(implementation: str) -> Callable[..., jax.Array]:
-    """The function behind a name, "auto" resolved by the default backend's platform."""
-    name = _auto(jax.default_backend()) if implementation == "auto" else implementation
+    """The function behind a name, "auto" resolved by the platform that is being traced for."""
+    name = _auto(sharding.platform()) if implementation == "auto" else implementation
     return choose("attention implementation", name, IMPLEMENTATIONS)
 
 
