@@ -7,13 +7,13 @@ codebooks have 512 codes and every picture 130, so that the figures compare.
 
 Command (with the tokenizers, three seeds, both data sets, then one table):
 
-    python experiments/ablations/run.py --out runs/ablations --seeds 0 1 2
+    python -m experiments.ablations.run --out runs/ablations --seeds 0 1 2
 
 By hand, for this file F, a tokenizer's run T and a folder R of your choice:
 
     python -m nextflow_jax.extract --config F:dual --tokenizer T --out R/shards
     python -m nextflow_jax.train --config F:dual --workdir R/decoder --config.pipeline.shards=R/shards
-    python experiments/ablations/vision_loss.py --workdir R/decoder
+    python -m experiments.ablations.decoder_losses --workdir R/decoder
 
 Cost: 400 steps take 90 to 200 s on one CPU core, extraction and measuring a minute (two chains of runs side by side).
 

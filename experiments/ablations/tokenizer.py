@@ -11,7 +11,7 @@ never trained on), both at 64 pixels; `teacher` trains the dual encoder of a dat
 
 Command (all runs, three seeds, both data sets, then one table; a run that is finished is not repeated):
 
-    python experiments/ablations/run.py --out runs/ablations --seeds 0 1 2
+    python -m experiments.ablations.run --out runs/ablations --seeds 0 1 2
 
 By hand, for this file F and a folder R of your choice:
 

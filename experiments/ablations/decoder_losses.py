@@ -1,18 +1,20 @@
-"""The vision loss of a decoder run on documents that it never saw: those of its shards' validation split.
+"""The losses of a decoder run on documents that it never saw: those of its shards' validation split.
 
-    python experiments/ablations/vision_loss.py --workdir R/decoder
+    python -m experiments.ablations.decoder_losses --workdir R/decoder
 
 Every validation document is read, in rows as in training (the last batch begins the documents anew); no self-correction
-was drawn there. Prints one JSON object: cross-entropy a code in nats, without the loss's weights
-("cross_entropy/vision"), and accuracy, both also by scale, beside the run's last training figures ("train").
+was drawn there. Prints one JSON object: cross-entropy in nats, without the loss's weights, and accuracy, of text,
+vision and every scale, beside the means of the run's last training figures ("train").
 """
 
 import argparse
 import dataclasses
 import json
 import math
+import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,8 +31,10 @@ from nextflow_jax.training.metrics import read_metrics
 from nextflow_jax.training.tasks.decoder import DecoderTask
 
 SPLIT = "validation"
-MEASURED = ("cross_entropy/vision", "cross_entropy/scale_", "accuracy/vision", "accuracy/scale_")
+MEASURED = ("cross_entropy/", "accuracy/")
 """Beginnings of the metrics that are kept."""
+LAST_LINES = 4
+"""Lines of the training log that "train" averages: one is a few batches, and too noisy to compare."""
 
 
 def main(arguments: list[str]) -> None:
@@ -43,9 +47,15 @@ def main(arguments: list[str]) -> None:
     experiment = build_experiment(restored.config)
     if not isinstance(experiment, DecoderExperiment):
         raise UserError(f"--workdir {workdir}: holds a run of kind {experiment.kind!r}; give a decoder's")
-    last = read_metrics(workdir)[-1]
-    kept = {name: value for name, value in last.items() if name.startswith(MEASURED)}
-    print(json.dumps({"step": restored.meta["step"], **validation_figures(experiment, restored.params), "train": kept}))
+    figures = validation_figures(experiment, restored.params)
+    print(json.dumps({"step": restored.meta["step"], **figures, "train": training_figures(read_metrics(workdir))}))
+
+
+def training_figures(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the last lines of a training log, by metric; of lines that have it."""
+    last = lines[-LAST_LINES:]
+    names = sorted({name for line in last for name in line if name.startswith(MEASURED)})
+    return {name: statistics.fmean(line[name] for line in last if name in line) for name in names}
 
 
 def validation_figures(experiment: DecoderExperiment, params: Any) -> dict[str, float]:
