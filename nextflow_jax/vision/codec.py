@@ -59,6 +59,18 @@ def fingerprint(variables: Variables, config: Any) -> str:
     return digest.hexdigest()
 
 
+class PendingPictures:
+    """Pictures that the device is making: asked for, not waited for."""
+
+    def __init__(self, chunks: list[list[UInt8[Array, "chunk H W 3"]]], count: int) -> None:
+        """Takes the stages of every chunk; `count` of their rows are meant, the rest are padding."""
+        self._chunks, self._count = chunks, count
+
+    def stages(self) -> list[UInt8[np.ndarray, "B H W 3"]]:
+        """The pictures, or as they stand after each scale where that was asked for; waits for the device."""
+        return [np.concatenate([np.asarray(part) for part in stage])[: self._count] for stage in zip(*self._chunks)]
+
+
 class VisionTokenizerCodec:
     """A trained tokenizer, frozen. Inputs and outputs are NumPy; sizes are (height, width) in pixels."""
 
@@ -88,6 +100,7 @@ class VisionTokenizerCodec:
         self._module = VisionTokenizer(config)
         self._encode = jax.jit(self._encode_chunk, static_argnames=("self_correction",))
         self._accumulate = jax.jit(self._accumulate_chunk, static_argnames=("schedule", "every_scale"))
+        self._accumulate_until = jax.jit(self._accumulate_until_chunk, static_argnames=("schedule",))
         self._paint = jax.jit(self._paint_chunk, static_argnames=("size",))
 
     @property
@@ -151,6 +164,34 @@ class VisionTokenizerCodec:
         """Pictures as they stand after each scale, coarse to fine; the last equals `decode`."""
         return self._run_decode(codes, size, every_scale=True)
 
+    def dispatch(
+        self, codes: Int[Array, "B N"], rows: Sequence[int], size: Sequence[int], every_scale: bool = False
+    ) -> PendingPictures:
+        """As `decode`, or `decode_partial`, of codes that are on the device; nothing is waited for and none is checked.
+
+        Args:
+          codes: of a batch, all of one size.
+          rows: which of them to make pictures of.
+          size: height and width.
+          every_scale: also give the picture after each scale.
+        """
+        chunks = [
+            self._decode_chunk(codes[index], size, every_scale)
+            for index, _ in self._chunks(np.asarray(rows), None, size)
+        ]
+        return PendingPictures(chunks, len(rows))
+
+    def dispatch_unfinished(
+        self, codes: Int[Array, "B N"], rows: Sequence[int], size: Sequence[int], scales: int
+    ) -> PendingPictures:
+        """As `dispatch`, of pictures whose first `scales` scales are drawn; the codes of the finer ones don't count."""
+        schedule = self.family.schedule(size)
+        chunks = []
+        for index, _ in self._chunks(np.asarray(rows), None, size):
+            features = self._accumulate_until(self.variables, codes[index], scales - 1, schedule=schedule)
+            chunks.append([self._paint(self.variables, features, size=tuple(size))])
+        return PendingPictures(chunks, len(rows))
+
     def accumulate(self, schedule: ScaleSchedule, codes: Int[np.ndarray, "N"]) -> list[Float[np.ndarray, "_ C"]]:
         """What each next scale sees with accumulated inputs (`sequence.Accumulate`), for one picture's codes.
 
@@ -176,9 +217,16 @@ class VisionTokenizerCodec:
             )
         parts = []
         for part, _ in self._chunks(codes, None, size):
-            maps = self._accumulate(self.variables, part, schedule=schedule, every_scale=every_scale)
-            parts.append([np.asarray(self._paint(self.variables, features, size=tuple(size))) for features in maps])
+            parts.append([np.asarray(pictures) for pictures in self._decode_chunk(part, size, every_scale)])
         return [np.concatenate(scale)[: len(codes)] for scale in zip(*parts)]
+
+    def _decode_chunk(
+        self, codes: Int[Array | np.ndarray, "B N"], size: Sequence[int], every_scale: bool
+    ) -> list[UInt8[Array, "B H W 3"]]:
+        """Pictures of one chunk, on the device, not waited for."""
+        schedule = self.family.schedule(size)
+        maps = self._accumulate(self.variables, codes, schedule=schedule, every_scale=every_scale)
+        return [self._paint(self.variables, features, size=tuple(size)) for features in maps]
 
     def _chunks(
         self, rows: np.ndarray, keys: Key[Array, "B"] | None, size: Sequence[int]
@@ -208,6 +256,12 @@ class VisionTokenizerCodec:
         """The feature maps to make pictures of: after every scale, or after the last one."""
         maps = self._module.apply(variables, codes, schedule, method="accumulate")
         return maps if every_scale else maps[-1:]
+
+    def _accumulate_until_chunk(
+        self, variables: Variables, codes: Int[Array, "B N"], scale: Int[Array, ""], schedule: ScaleSchedule
+    ) -> Float[Array, "B Y X C"]:
+        """The feature map after one scale, counted from 0 and traced: one compilation for all."""
+        return jnp.stack(self._module.apply(variables, codes, schedule, method="accumulate"))[scale]
 
     def _paint_chunk(
         self, variables: Variables, features: Float[Array, "B Y X C"], size: tuple[int, int]

@@ -152,3 +152,18 @@ def test_unusable_input_is_refused_in_one_line(codec):
         codec.decode(np.zeros((1, 20), np.int32), (16, 16))
     with pytest.raises(UserError, match=r"codes range over 0 ... 32: the codebook has codes 0 ... 31"):
         codec.decode(np.full((1, 21), 32, np.int32) * (np.arange(21, dtype=np.int32) > 0), (16, 16))
+
+
+def test_pictures_that_are_not_waited_for_are_the_same(codec):
+    codes, _ = codec.encode(pictures(6, width=24))
+    rows, on_device = [5, 0, 2, 3, 1], jnp.asarray(codes)
+    whole = codec.dispatch(on_device, rows, (16, 24)).stages()
+    assert len(whole) == 1 and np.array_equal(whole[0], codec.decode(codes[rows], (16, 24)))
+    stages = codec.dispatch(on_device, rows, (16, 24), every_scale=True).stages()
+    expected = codec.decode_partial(codes[rows], (16, 24))
+    assert len(stages) == len(expected) and all(map(np.array_equal, stages, expected))
+    schedule = codec.family.schedule((16, 24))
+    for scales in range(1, schedule.num_scales + 1):
+        known = np.where(np.arange(schedule.num_tokens) < sum(schedule.counts[:scales]), codes, 0)
+        [unfinished] = codec.dispatch_unfinished(jnp.asarray(known), rows, (16, 24), scales).stages()
+        np.testing.assert_array_equal(unfinished, expected[scales - 1])
