@@ -61,7 +61,11 @@ class Vocabulary:
     @property
     def size(self) -> int:
         """Rows of the embedding table and of the head: `used`, padded."""
-        return -(-self.used // self.pad_multiple) * self.pad_multiple
+        return self.padded(self.used)
+
+    def padded(self, ids: int) -> int:
+        """`ids` up to a multiple of pad_multiple: entries of a dimension that is to shard."""
+        return -(-ids // self.pad_multiple) * self.pad_multiple
 
     def code_ids(self, codes: Any) -> Any:
         """Unified ids of codes (an integer or an array of them)."""

@@ -17,7 +17,7 @@ from nextflow_jax.config import choose
 from nextflow_jax.models.cache import KVCache
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.models.embedding import Embedding
-from nextflow_jax.models.head import Head, logits_of
+from nextflow_jax.models.head import Head, SeparateHeads, joined, logits_of
 from nextflow_jax.models.layers import DecoderLayer, RMSNorm, Surroundings
 from nextflow_jax.models.rope import make_rotation
 from nextflow_jax.sharding import constrain
@@ -77,13 +77,16 @@ class Decoder(nn.Module):
         self.embedding = Embedding(config)
         self.layers = _stacked_layers(config)
         self.final_norm = RMSNorm(config)
-        if not config.tied_head:
+        if config.head == "separate" or not config.tied_head:
             self.head = Head(config)
 
     def __call__(
         self, inputs: DecoderInputs, cache: KVCache | None = None
     ) -> tuple[Float[Array, "B S V"], KVCache | None]:
-        """Float32 logits of the token each position predicts, and the cache after these positions."""
+        """Float32 logits of the token each position predicts, and the cache after these positions.
+
+        With separate heads those of text and specials come from one, those of codes from the other.
+        """
         hidden, cache = self.hidden(inputs, cache)
         logits = logits_of(hidden, self.head_weights())
         return constrain(logits, "batch", "sequence", "vocab"), cache
@@ -109,8 +112,29 @@ class Decoder(nn.Module):
         return self.final_norm(x), cache
 
     def head_weights(self) -> Float[Array, "D V"]:
-        """The head's weights in the parameter dtype."""
+        """The weights of all ids in the parameter dtype; of unused ids, separate heads have zeros."""
+        if self.config.head == "separate":
+            return joined(SeparateHeads(self.text_head(), self.vision_head()), self.config.vocabulary.size)
         return self.embedding.table().T if self.config.tied_head else self.head()
+
+    def text_head(self) -> Float[Array, "D text"]:
+        """The weights of text and specials (ids below `vision_offset`), whichever kind of head there is."""
+        if self.config.head == "separate":
+            return self.head.text(self.embedding.table())
+        return self.head_weights()[:, : self.config.vocabulary.vision_offset]
+
+    def vision_head(self) -> Float[Array, "D codes"]:
+        """The weights of the codes that are used, whichever kind of head there is."""
+        if self.config.head == "separate":
+            return self.head.vision()
+        vocabulary = self.config.vocabulary
+        return self.head_weights()[:, vocabulary.vision_offset : vocabulary.used]
+
+    def loss_heads(self) -> Float[Array, "D V"] | SeparateHeads:
+        """What the loss takes its softmaxes over: `models.objective.hidden_loss`."""
+        if self.config.head == "separate":
+            return SeparateHeads(self.text_head(), self.vision_head())
+        return self.head_weights()
 
 
 def _stacked_layers(config: DecoderConfig) -> nn.Module:

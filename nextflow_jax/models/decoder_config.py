@@ -11,6 +11,7 @@ from nextflow_jax.vocabulary import Vocabulary
 
 DTYPES = ("float32", "bfloat16")
 CONNECTORS = ("linear", "mlp")
+HEADS = ("shared", "separate")
 REMAT = ("none", "full", "dots")
 
 
@@ -40,8 +41,11 @@ class DecoderConfig:
     """Biases on queries, keys and values (Qwen2.5 has them), never on the output."""
     qk_norm: bool = False
     """RMSNorm of each head's queries and keys before the rotation."""
+    head: str = "shared"
+    """"shared": one softmax over all ids; "separate": one head for text and specials, one for codes, each position's
+    softmax over the ids of what it predicts alone (NextFlow's ablation, recipe section 1)."""
     tied_head: bool = False
-    """The head is the token embedding, transposed."""
+    """The head is the token embedding, transposed; of separate heads, the text head alone."""
     connector: str = "linear"
     """From code features to the model's width: "linear", or "mlp" (one hidden layer of the model's width, GELU)."""
     scale_embeddings: bool = True
@@ -90,6 +94,7 @@ class DecoderConfig:
             yield Fault("initializer_range", self.initializer_range, "must not be negative", "use 0.02")
         choices = {
             "connector": CONNECTORS,
+            "head": HEADS,
             "remat": REMAT,
             "dtype": DTYPES,
             "param_dtype": DTYPES,

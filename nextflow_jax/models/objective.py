@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from nextflow_jax.config import Fault, nearest
 from nextflow_jax.models.decoder_config import DecoderConfig
+from nextflow_jax.models.head import SeparateHeads
 from nextflow_jax.ops.cross_entropy import IMPLEMENTATIONS, TokenLosses, linear_cross_entropy
 from nextflow_jax.ops.cross_entropy.reference import token_losses
 
@@ -43,13 +45,19 @@ def decoder_loss(
     model: DecoderConfig,
     objective: ObjectiveConfig,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """The loss of logits; see `reduce_losses`."""
-    return reduce_losses(token_losses(logits, targets), targets, loss_weights, scale_index, model, objective)
+    """The loss of logits; see `reduce_losses`. With separate heads the logits of each modality are normalised apart."""
+    if model.head == "shared":
+        losses = token_losses(logits, targets)
+    else:
+        offset, used = model.vocabulary.vision_offset, model.vocabulary.used
+        parts = (logits[..., :offset], logits[..., offset:used])
+        losses = _by_modality([token_losses(*part) for part in zip(parts, _own_ids(targets, model))], targets, model)
+    return reduce_losses(losses, targets, loss_weights, scale_index, model, objective)
 
 
 def hidden_loss(
     hidden: Float[Array, "B S D"],
-    head: Float[Array, "D V"],
+    head: Float[Array, "D V"] | SeparateHeads,
     targets: Int[Array, "B S"],
     loss_weights: Float[Array, "B S"],
     scale_index: Int[Array, "B S"],
@@ -57,7 +65,14 @@ def hidden_loss(
     objective: ObjectiveConfig,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The loss of hidden states and head weights, without keeping logits where they are many; see `reduce_losses`."""
-    losses = linear_cross_entropy(hidden, head, targets, implementation=objective.cross_entropy)
+    if isinstance(head, SeparateHeads):
+        parts = [
+            linear_cross_entropy(hidden, weights, ids, implementation=objective.cross_entropy)
+            for weights, ids in zip(head, _own_ids(targets, model))
+        ]
+        losses = _by_modality(parts, targets, model)
+    else:
+        losses = linear_cross_entropy(hidden, head, targets, implementation=objective.cross_entropy)
     return reduce_losses(losses, targets, loss_weights, scale_index, model, objective)
 
 
@@ -102,3 +117,16 @@ def reduce_losses(
         for k in range(1, model.max_scales + 1):
             metrics[f"{name}/scale_{k:02d}"] = (sum_K[k], count_K[k])
     return loss, metrics
+
+
+def _own_ids(targets: Int[Array, "B S"], model: DecoderConfig) -> tuple[Int[Array, "B S"], Int[Array, "B S"]]:
+    """Each target as an id of the text head and as one of the vision head; 0 where it is of the other."""
+    offset = model.vocabulary.vision_offset
+    is_vision = targets >= offset
+    return jnp.where(is_vision, 0, targets), jnp.where(is_vision, targets - offset, 0)
+
+
+def _by_modality(parts: Seq[TokenLosses], targets: Int[Array, "B S"], model: DecoderConfig) -> TokenLosses:
+    """Of (text, vision) losses, those of what each position predicts."""
+    is_vision = targets >= model.vocabulary.vision_offset
+    return TokenLosses(*(jnp.where(is_vision, vision, text) for text, vision in zip(*parts)))

@@ -65,10 +65,10 @@ class DecoderTask:
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Metrics, Variables]]:
         """Weighted cross-entropy over the global batch."""
-        hidden, head = self._forward(params, DecoderInputs.of(batch))
+        hidden = self._hidden(params, DecoderInputs.of(batch))
         loss, metrics = hidden_loss(
             hidden,
-            head,
+            self._model.apply({"params": params}, method="loss_heads"),
             batch["targets"],
             batch["loss_weights"],
             batch["scale_index"],
@@ -119,14 +119,14 @@ class DecoderTask:
         """Forward and backward; attention counts what the implementation computes, masked parts included."""
 
         def forward(params: Any, inputs: DecoderInputs) -> jax.Array:
-            hidden, head = self._forward(params, inputs)
+            hidden = self._hidden(params, inputs)
+            head = self._model.apply({"params": params}, method="head_weights")
             return hidden @ head.astype(hidden.dtype)
 
         return TRAINING_FACTOR * forward_flops(forward, params, DecoderInputs.of(spec))
 
-    def _forward(self, params: Any, inputs: DecoderInputs) -> tuple[jax.Array, jax.Array]:
-        hidden, _ = self._model.apply({"params": params}, inputs, method="hidden")
-        return hidden, self._model.apply({"params": params}, method="head_weights")
+    def _hidden(self, params: Any, inputs: DecoderInputs) -> jax.Array:
+        return self._model.apply({"params": params}, inputs, method="hidden")[0]
 
     def _inputs(self) -> DecoderInputs:
         return DecoderInputs.of({name: jnp.zeros(spec.shape, spec.dtype) for name, spec in self._spec.items()})
