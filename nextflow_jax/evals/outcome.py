@@ -2,7 +2,7 @@
 
 OUT/evaluation/<part>.json     figures and answers of a part, and what they were made from
 OUT/evaluation/<part>.npz      its pictures
-OUT/metrics.json               all figures: contract keys at the top, heldout{}, chance{}, bounds{}, targets{}
+OUT/metrics.json               all figures: contract keys at the top, heldout{}, unseen{}, chance{}, bounds{}, targets{}
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ import numpy as np
 
 FOLDER = "evaluation"
 METRICS_FILE = "metrics.json"
-HELDOUT = "heldout"
-"""The part whose figures have a group of their own in metrics.json."""
+GROUPS = ("heldout", "unseen")
+"""Parts whose figures have a group of their own in metrics.json."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,8 +57,8 @@ def read_outcome(folder: pathlib.Path, name: str) -> Outcome | None:
     content = json.loads(path.read_text(encoding="utf-8"))
     with np.load(folder / f"{name}.npz") as arrays:
         pictures = dict(arrays)
-    figures = (content[key] for key in ("metrics", "chance", "bounds", "records"))
-    return Outcome(*figures, arrays=pictures, details=content.get("details", {}))
+    figures = (_with_nan(content[key]) for key in ("metrics", "chance", "bounds"))
+    return Outcome(*figures, content["records"], arrays=pictures, details=content.get("details", {}))
 
 
 def is_made(path: pathlib.Path, made_from: Mapping[str, Any]) -> bool:
@@ -73,13 +73,13 @@ def merge_outcomes(folder: pathlib.Path, names: Iterable[str]) -> dict[str, Any]
         outcome = read_outcome(folder, name)
         if outcome is None:
             continue
-        if name == HELDOUT:
-            merged[HELDOUT] = outcome.metrics
-            merged["chance"][HELDOUT], merged["bounds"][HELDOUT] = outcome.chance, outcome.bounds
+        metrics, chance, bounds = map(json_numbers, (outcome.metrics, outcome.chance, outcome.bounds))
+        if name in GROUPS:
+            merged[name], merged["chance"][name], merged["bounds"][name] = metrics, chance, bounds
         else:
-            merged |= outcome.metrics
-            merged["chance"] |= outcome.chance
-            merged["bounds"] |= outcome.bounds
+            merged |= metrics
+            merged["chance"] |= chance
+            merged["bounds"] |= bounds
     return merged
 
 
@@ -100,6 +100,11 @@ def spread(total: int, count: int) -> list[int]:
 def json_numbers(figures: Mapping[str, float]) -> dict[str, float | None]:
     """Figures ready for JSON, which has no NaN: a mean over no pictures becomes null."""
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def _with_nan(figures: Mapping[str, float | None]) -> dict[str, float]:
+    """What `json_numbers` made ready, as it was."""
+    return {name: math.nan if value is None else value for name, value in figures.items()}
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

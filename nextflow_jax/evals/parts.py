@@ -150,12 +150,20 @@ def combine(subject: Subject) -> Outcome:
     )
 
 
+def transfer(subject: Subject) -> Outcome:
+    """Edits of pictures whose whole family was never trained on: what was learned is the edit, not the picture."""
+    documents = subject.documents("edit", "validation", subject.config.edits, "unseen edits")
+    edited = _judge_edits(subject, documents)
+    return dataclasses.replace(edited, metrics={"count": float(len(documents)), **edited.metrics})
+
+
 PARTS: dict[str, Callable[[Subject], Outcome]] = {
     "reconstruction": rebuild,
     "text_to_image": draw,
     "captions": describe,
     "edits": edit,
     "heldout": combine,
+    "unseen": transfer,
 }
 
 
@@ -197,20 +205,23 @@ def _judge_captions(subject: Subject, documents: Sequence[Document]) -> Outcome:
 
 
 def _judge_edits(subject: Subject, documents: Sequence[Document]) -> Outcome:
-    """Retrieval of the edited pictures, among the reconstructions of all pictures."""
+    """Retrieval of the edited pictures, among the reconstructions of all pictures and among those of the same base."""
     pool = subject.pool
     before, wanted = (pool.indices([document.image_keys()[end] for document in documents]) for end in (0, -1))
     images = subject.answers.images("pictures edited", documents)
-    right = _found(images, pool.copies, wanted)
+    distances = retrieval.squared_distances(images, pool.copies)
+    right = retrieval.found(distances, wanted)
+    attribute = retrieval.found_within_group(distances, pool.bases, wanted)
     records = [
         {"key": document.image_keys()[-1], "instruction": document.segments[1].text, "right": bool(hit)}
         for document, hit in zip(documents, right)
     ]
     return Outcome(
-        metrics={"edit_retrieval_at_1": _mean(right)},
+        metrics={"edit_retrieval_at_1": _mean(right), "edit_right_attribute": _mean(attribute)},
         chance={
             "edit_retrieval_at_1": retrieval.chance_found(pool.copies, wanted),
             "edit_retrieval_at_1_by_copying": _mean(_found(pool.copies[before], pool.copies, wanted)),
+            "edit_right_attribute": retrieval.chance_within_group(pool.bases, wanted),
         },
         records=records,
         arrays={"before": pool.images[before], "wanted": pool.images[wanted], "answer": images},

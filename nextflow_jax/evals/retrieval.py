@@ -5,6 +5,7 @@ apart: several OpenMoji pictures are pixel-identical) do not make an answer wron
 squared differences of bytes, computed in float64, in which every such sum is an integer without rounding.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,8 +16,9 @@ def squared_distances(
     queries: UInt8[np.ndarray, "Q height width 3"], candidates: UInt8[np.ndarray, "R height width 3"]
 ) -> Float[np.ndarray, "Q R"]:
     """Sum over pixels and channels of squared byte differences, exact."""
-    q_QP = queries.reshape(len(queries), -1).astype(np.float64)
-    c_RP = candidates.reshape(len(candidates), -1).astype(np.float64)
+    pixels = math.prod(candidates.shape[1:])
+    q_QP = queries.reshape(len(queries), pixels).astype(np.float64)
+    c_RP = candidates.reshape(len(candidates), pixels).astype(np.float64)
     return (q_QP**2).sum(1)[:, None] + (c_RP**2).sum(1)[None] - 2 * q_QP @ c_RP.T
 
 

@@ -61,6 +61,7 @@ def write_report(run: pathlib.Path, seconds: Mapping[str, float], out: pathlib.P
         ("Sizes and scales", tokenizer_sections.sizes_and_scales(metrics)),
         ("Text to image", sections.text_to_image(run)),
         ("Held-out combinations", sections.heldout(run)),
+        ("Edits of bases never trained on", sections.edits(run, "unseen")),
         ("Edits", sections.edits(run)),
         ("Captions", sections.captions(run)),
         ("Reconstructions", sections.reconstructions(run)),

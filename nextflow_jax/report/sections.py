@@ -30,6 +30,7 @@ LABELS = {
     "caption_exact_match": "Captions, exact match",
     "caption_exact_match_strict": "Captions, exact match without names of identical pictures",
     "edit_retrieval_at_1": "Edits, retrieval@1 among reconstructions",
+    "edit_right_attribute": "Edits, right attribute among the base's variants",
 }
 """Metrics at the top level of metrics.json, in the order of the page."""
 
@@ -40,6 +41,12 @@ HELDOUT_LABELS = {
     "right_attribute": "Held-out, right attribute among the base's variants",
     "caption_exact_match": "Held-out, caption exact match",
     "edit_retrieval_at_1": "Held-out, edits, retrieval@1 among reconstructions",
+    "edit_right_attribute": "Held-out, edits, right attribute among the base's variants",
+}
+
+UNSEEN_LABELS = {
+    "edit_retrieval_at_1": "Edits of bases never trained on, retrieval@1 among reconstructions",
+    "edit_right_attribute": "Edits of bases never trained on, right attribute among the base's variants",
 }
 
 RETRIEVAL = (
@@ -63,10 +70,15 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
         "right_base": heldout.get("chance_base"),
         "right_attribute": heldout.get("chance_attribute"),
     }
-    for name, label in HELDOUT_LABELS.items():
-        if name in heldout:
-            row = (heldout[name], None, heldout_chance.get(name), bounds.get("heldout", {}).get(name))
-            rows.append([label, *map(number, row)])
+    groups = {
+        "heldout": (HELDOUT_LABELS, heldout, heldout_chance),
+        "unseen": (UNSEEN_LABELS, metrics.get("unseen", {}), chance.get("unseen", {})),
+    }
+    for group, (labels, measured, by_chance) in groups.items():
+        for name, label in labels.items():
+            if measured.get(name) is not None:
+                row = (measured[name], None, by_chance.get(name), bounds.get(group, {}).get(name))
+                rows.append([label, *map(number, row)])
     return rows
 
 
@@ -136,9 +148,9 @@ def captions(run: pathlib.Path) -> str:
     return gallery(cards)
 
 
-def edits(run: pathlib.Path) -> str:
-    """Before, instruction, generated picture, wanted picture."""
-    outcome = read_outcome(run / FOLDER, "edits")
+def edits(run: pathlib.Path, part: str = "edits") -> str:
+    """Before, instruction, generated picture, wanted picture; `part` of the evaluation: "edits" or "unseen"."""
+    outcome = read_outcome(run / FOLDER, part)
     if outcome is None or not outcome.records:
         return ""
     cards = []

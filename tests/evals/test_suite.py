@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -59,6 +60,24 @@ def test_edits_are_those_of_training_and_copying_does_not_count(tmp_path):
     assert {record["right"] for record in records if record["key"].endswith("dark")} == {False}
     assert metrics["edit_retrieval_at_1"] == pytest.approx(np.mean([not r["key"].endswith("dark") for r in records]))
     assert metrics["chance"]["edit_retrieval_at_1_by_copying"] == 0
+
+
+def test_bases_never_trained_on_are_edited_apart(tmp_path):
+    """The eye, never trained on, in a second tone: two edits of it."""
+    pictures = make_pictures(unseen=("eye", "eye dark"))
+    metrics, _ = run(tmp_path / "all", make_subject(pictures))
+    assert metrics["unseen"] == {"count": 2, "edit_retrieval_at_1": 1.0, "edit_right_attribute": 1.0}
+    metrics, _ = run(tmp_path, make_subject(pictures, forgotten="dark"))
+    assert metrics["unseen"]["edit_retrieval_at_1"] == 0.5
+    assert metrics["chance"]["unseen"]["edit_right_attribute"] == 0.5
+    assert "eye dark" not in {record["key"] for record in read_outcome(tmp_path / "evaluation", "edits").records}
+
+
+def test_parts_of_which_nothing_is_asked_are_empty(tmp_path):
+    config = dataclasses.replace(CONFIG, edits=0, heldout=0)
+    metrics, _ = run(tmp_path, make_subject(make_pictures(), config=config))
+    assert metrics["edit_retrieval_at_1"] is None and metrics["heldout"]["count"] == metrics["unseen"]["count"] == 0
+    assert metrics["t2i_retrieval_at_1"] == 1.0
 
 
 def test_finished_parts_are_kept_and_another_bundle_runs_all_again(tmp_path):
