@@ -217,6 +217,21 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _spec("an activation", x.shape, axes, mesh, rules)))
 
 
+def partition(name: str, x: jax.Array, *axes: str | None) -> PartitionSpec:
+    """How `constrain` with the same axes would split an array; whole outside `logical_context`.
+
+    Args:
+      name: what the array is, for errors.
+      x: any array.
+      axes: a logical axis for each dimension, None where it stays whole.
+
+    Raises:
+      UserError: a dimension that the mesh does not divide.
+    """
+    context = _CONTEXT.get()
+    return PartitionSpec() if context is None else _spec(name, x.shape, axes, *context)
+
+
 def mesh_axes(logical: str) -> tuple[Mesh | None, tuple[str, ...]]:
     """The mesh that is being traced for, None outside `logical_context`, and its axes that split a logical axis."""
     context = _CONTEXT.get()

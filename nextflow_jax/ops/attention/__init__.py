@@ -1,7 +1,8 @@
 """Attention by ranges: query i sees exactly the keys j with start[i] <= j < end[i]. The ranges ARE the mask.
 
-A new implementation is a file in this package with the signature of `attend` (without `implementation`), a line in
-`IMPLEMENTATIONS`, and, where "auto" should take it, its name in `AUTO`.
+A new implementation is a file in this package with the signature of `attend` (without `implementation`) that works on
+one device, a line in `IMPLEMENTATIONS`, what it cannot do in `LIMITS`, and, where "auto" should take it, its name in
+`AUTO`. `sharded` runs it on every device's part of the batch.
 """
 
 import functools
@@ -13,15 +14,23 @@ from jaxtyping import Array, Float, Int
 
 from nextflow_jax import sharding
 from nextflow_jax.config import choose
+from nextflow_jax.errors import UserError
 from nextflow_jax.ops.attention import chunked, reference
+from nextflow_jax.ops.attention.sharded import sharded
 
 IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "reference": reference.attend,
     "chunked": chunked.attend,
 }
 
+LIMITS: dict[str, Callable[[jax.Array, jax.Array], str]] = {}
+"""Implementation -> (q, k) -> why it cannot take arrays of these shapes and dtypes, "" when it can."""
+
 AUTO: dict[str, str] = {"cpu": "chunked", "gpu": "chunked", "tpu": "chunked"}
 """Platform -> the implementation that "auto" means there."""
+
+FALLBACK = "chunked"
+"""What "auto" takes where the platform's implementation has a limit."""
 
 
 def attend(
@@ -47,19 +56,27 @@ def attend(
       The mixed values, in the dtype of `q`.
 
     Raises:
-      UserError: an unknown implementation.
+      UserError: an unknown implementation, or one that cannot take these shapes; "auto" takes another instead.
     """
-    return resolve(implementation)(q, k, v, start, end)
+    return sharded(resolve(implementation, q, k), q, k, v, start, end)
 
 
-def resolve(implementation: str) -> Callable[..., jax.Array]:
-    """The function behind a name, "auto" resolved by the platform that is being traced for."""
-    name = _auto(sharding.platform()) if implementation == "auto" else implementation
-    return choose("attention implementation", name, IMPLEMENTATIONS)
+def resolve(implementation: str, q: jax.Array, k: jax.Array) -> Callable[..., jax.Array]:
+    """The function behind a name; "auto" is resolved by the platform that is being traced for, and by the shapes."""
+    platform = sharding.platform()
+    name = choose("platform", platform, AUTO) if implementation == "auto" else implementation
+    function = choose("attention implementation", name, IMPLEMENTATIONS)
+    limit = LIMITS[name](q, k) if name in LIMITS else ""
+    if implementation == "auto":
+        _say(platform, name, limit)
+        return IMPLEMENTATIONS[FALLBACK] if limit else function
+    if limit:
+        raise UserError(f'attention {name!r}: {limit}; set model.attention to "auto" or {FALLBACK!r}')
+    return function
 
 
 @functools.cache
-def _auto(platform: str) -> str:
-    name = choose("platform", platform, AUTO)
-    logging.getLogger(__name__).info("attention on %s: %s", platform, name)
-    return name
+def _say(platform: str, name: str, limit: str) -> None:
+    """Logs a choice once."""
+    choice = f"{FALLBACK}, since {name}: {limit}" if limit else name
+    logging.getLogger(__name__).info("attention on %s: %s", platform, choice)
