@@ -1,6 +1,7 @@
 """The key-value cache: what cached decoding keeps of the positions it has seen."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.sharding import constrain
+
+_AXES = ("layers", "batch", "kv_heads", None, "head")
 
 
 @jax.tree_util.register_static
@@ -63,13 +66,24 @@ class KVCache(NamedTuple):
 def make_cache(config: DecoderConfig, rows: int, slots: int) -> KVCache:
     """An empty cache of `slots` positions for `rows` sequences, in the decoder's compute dtype."""
     shape = (config.layers, rows, config.kv_heads, slots, config.head_size)
-    axes = ("layers", "batch", "kv_heads", None, "head")
     return KVCache(
-        keys=constrain(jnp.zeros(shape, config.compute_dtype), *axes),
-        values=constrain(jnp.zeros(shape, config.compute_dtype), *axes),
+        keys=constrain(jnp.zeros(shape, config.compute_dtype), *_AXES),
+        values=constrain(jnp.zeros(shape, config.compute_dtype), *_AXES),
         length=jnp.zeros(rows, jnp.int32),
         reach=Reach(slots),
     )
+
+
+def join(caches: Sequence[KVCache], slots: int) -> KVCache:
+    """The rows of several caches, one after another, in a cache of `slots` positions; what lies past them is lost."""
+
+    def stores(name: str) -> Float[Array, "L B G M A"]:
+        store = jnp.concatenate([getattr(cache, name)[:, :, :, :slots] for cache in caches], axis=1)
+        padding = [(0, 0), (0, 0), (0, 0), (0, slots - store.shape[3]), (0, 0)]
+        return constrain(jnp.pad(store, padding), *_AXES)
+
+    length = jnp.concatenate([cache.length for cache in caches])
+    return KVCache(stores("keys"), stores("values"), length, Reach(slots))
 
 
 def _put(

@@ -4,6 +4,8 @@ A dropped candidate has logit -inf, so the log-softmax of filtered logits is the
 that is really sampled from, which is what reinforcement learning and rescoring need.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
@@ -83,6 +85,35 @@ def sample(
     # Random numbers for a whole vocabulary take longer than the rest of a small model.
     all_greedy = jnp.all(temperature <= 0)
     return jax.lax.cond(all_greedy, most_likely, lambda: _draw(key, filter_logits(logits, temperature, top_k, top_p)))
+
+
+def in_parts(
+    draw: Callable[[Array, Array], tuple[Array, Array]],
+    hidden: Float[Array, "R S D"],
+    key: Key[Array, "B"],
+    most: int,
+) -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:
+    """`draw(hidden, key)`; of more than `most` positions, equal parts one after another, each with its own keys.
+
+    What is drawn depends on S and `most`, so `most` must not depend on anything but the model.
+
+    Args:
+      draw: makes tokens and log-probabilities of [R, n, D] hidden states and a key a request.
+      hidden: of S positions.
+      key: of each request.
+      most: positions of a part at most.
+    """
+    rows, length, width = hidden.shape
+    if length <= most:
+        return draw(hidden, key)
+    parts = -(-length // max(most, 1))
+    size = -(-length // parts)
+    hidden = jnp.pad(hidden, ((0, 0), (0, parts * size - length), (0, 0)))
+    hidden = jnp.swapaxes(hidden.reshape(rows, parts, size, width), 0, 1)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    drawn = jax.lax.map(lambda part: draw(part[0], fold(key, part[1])), (hidden, jnp.arange(parts)))
+    tokens, log_probs = (jnp.swapaxes(x, 0, 1).reshape(len(key), parts * size)[:, :length] for x in drawn)
+    return tokens, log_probs
 
 
 def _draw(key: Key[Array, "B"], logits: Float[Array, "B S V"]) -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:

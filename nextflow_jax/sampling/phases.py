@@ -5,6 +5,7 @@ row's draws use its own key folded with its own length, so nothing else in the b
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from nextflow_jax.models.cache import KVCache, make_cache
+from nextflow_jax.models.cache import KVCache, join, make_cache
 from nextflow_jax.models.decoder import Decoder, DecoderConfig, DecoderInputs
 from nextflow_jax.models.head import logits_of
-from nextflow_jax.sampling.filters import sample
+from nextflow_jax.sampling.filters import in_parts, sample
 from nextflow_jax.sampling.guidance import both_halves, combine
+from nextflow_jax.sampling.prefill import Remainder, split_halves
 from nextflow_jax.sampling.steps import (
     Rows,
     ScaleFeatures,
@@ -27,6 +29,12 @@ from nextflow_jax.sampling.steps import (
 )
 from nextflow_jax.scales import ScaleSchedule
 from nextflow_jax.sequence import SequenceConfig, scale_layout
+
+REACH_STEP = 128
+"""Slots that a scale reads are a multiple of this, which attention kernels want."""
+
+LOGITS_AT_ONCE = 2**22
+"""Of one row: 256 cells of 16,384 codes. Larger scales are drawn part by part, so no [cells, codes] logits exist."""
 
 OPEN_IMAGE, END = 1, 2
 """Why a row stopped writing text: it opened a picture or ended the document. 0: it met a limit."""
@@ -90,26 +98,56 @@ class Phases:
         self._sequence = sequence
         self._vocabulary = config.vocabulary
         self._decoder = Decoder(config)
-        self.read_prompt = jax.jit(self._read_prompt, static_argnames=("slots", "guided"))
+        self._prefill = jax.jit(self._read_halves, static_argnames=("slots",))
         self.write_text = jax.jit(self._write_text, static_argnames=("space",), donate_argnames=("rows",))
         self.draw_scale = jax.jit(self._draw_scale, static_argnames=("schedule", "k"), donate_argnames=("rows",))
         self.close_image = jax.jit(self._close_image, donate_argnames=("rows",))
 
-    def _read_prompt(
+    def read_prompt(
         self,
         weights: Weights,
         inputs: DecoderInputs,
-        length: Int[Array, "R"],
-        time: Float[Array, "R"],
+        length: Int[np.ndarray, "R"],
+        time: Float[np.ndarray, "R"],
         slots: int,
         guided: bool,
     ) -> Rows:
-        """Prefill: the prompts of all rows, padded to one length, into a new cache of `slots` positions."""
-        cache = make_cache(self._config, len(length), slots)
-        hidden, cache = self._hidden(weights, inputs, cache)
-        first_half = len(length) // 2 if guided else len(length)
-        last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], axis=1)[:first_half, 0]
-        return Rows(cache=cache.rewind(length), time=time, last=last)
+        """Prefill: the prompts of all rows, padded to one length, into a new cache.
+
+        What the unguided half shares with the guided one is read once.
+
+        Args:
+          weights: of the decoder.
+          inputs: of all rows as NumPy, guided half first.
+          length: positions of each prompt.
+          time: of each row's next position.
+          slots: positions of the cache; at least the padded prompts' length.
+          guided: whether there is an unguided half.
+        """
+        inputs, remainder = split_halves(inputs, length) if guided else (inputs, None)
+        return self._prefill(weights, inputs, remainder, length, time, slots=slots)
+
+    def _read_halves(
+        self,
+        weights: Weights,
+        inputs: DecoderInputs,
+        remainder: Remainder | None,
+        length: Int[Array, "R"],
+        time: Float[Array, "R"],
+        slots: int,
+    ) -> Rows:
+        """Reads into a cache no longer than the prompts, then copies it into one of `slots` positions."""
+        batch, width = inputs.tokens.shape
+        room = width if remainder is None else width + remainder.inputs.tokens.shape[1]
+        hidden, cache = self._hidden(weights, inputs, make_cache(self._config, batch, room), reach=width)
+        last = jnp.take_along_axis(hidden, (length[:batch] - 1)[:, None, None], axis=1)[:, 0]
+        halves = [cache]
+        if len(length) > batch:
+            unguided = cache
+            if remainder is not None:
+                _, unguided = self._hidden(weights, remainder.inputs, cache.rewind(remainder.start))
+            halves.append(unguided)
+        return Rows(cache=join(halves, slots).rewind(length), time=time, last=last)
 
     def _write_text(
         self, weights: Weights, rows: Rows, draws: Draws, limits: TextLimits, space: int
@@ -131,7 +169,8 @@ class Phases:
             count=jnp.zeros(batch, jnp.int32),
             stop=jnp.zeros(batch, jnp.int32),
         )
-        head = self._head(weights)[:, : self._vocabulary.vision_offset]
+        # Converted once: within the loop, a head of float32 weights would be at every token.
+        head = self._head(weights, Decoder.text_head).astype(self._config.compute_dtype)
 
         def unfinished(carry: tuple[Rows, Text, Array]) -> Array:
             return jnp.any(carry[2])
@@ -201,9 +240,11 @@ class Phases:
         guided = len(rows.time) > len(active)
         active_R = both_halves(active, guided)
         inputs, accumulated = self._picture_inputs(weights, rows, drawing, schedule, k, guided)
-        hidden, cache = self._hidden(weights, inputs, rows.cache)
+        # The picture fits into the cache: what is left after its finer scales is all that this one can see.
+        reach = rows.cache.capacity - sum(schedule.counts[k + 1 :])
+        hidden, cache = self._hidden(weights, inputs, rows.cache, -(-reach // REACH_STEP) * REACH_STEP)
         rows = rows._replace(cache=keep_inactive(cache, rows.cache, active_R))
-        head = self._head(weights)[:, self._vocabulary.vision_offset : self._vocabulary.used]
+        head = self._head(weights, Decoder.vision_head)
         codes, log_probs = self._draw_codes(head, hidden, rows, draws.at(k), guided)
         if k + 1 == schedule.num_scales:
             rows = rows._replace(time=jnp.where(active_R, rows.time + schedule.num_scales, rows.time))
@@ -232,11 +273,18 @@ class Phases:
         """Feeds `<eoi>`, after which text may go on."""
         return self._feed_token(weights, rows, jnp.full(len(active), self._vocabulary.eoi, jnp.int32), active)
 
-    def _hidden(self, weights: Weights, inputs: DecoderInputs, cache: KVCache) -> tuple[Array, KVCache]:
-        return self._decoder.apply(weights.decoder, inputs, cache, method=Decoder.hidden)
+    def _hidden(
+        self, weights: Weights, inputs: DecoderInputs, cache: KVCache, reach: int | None = None
+    ) -> tuple[Float[Array, "R S D"], KVCache]:
+        """Hidden states and the cache after them; `reach`: slots that any position may see, None for all."""
+        reach = cache.capacity if reach is None else min(reach, cache.capacity)
+        # Rows that are not in the phase may stand too far on to fit; nobody looks at what they see.
+        inputs = inputs._replace(attend_end=jnp.minimum(inputs.attend_end, reach))
+        hidden, after = self._decoder.apply(weights.decoder, inputs, cache.reaching(reach), method=Decoder.hidden)
+        return hidden, after.reaching(cache.capacity)
 
-    def _head(self, weights: Weights) -> Float[Array, "D V"]:
-        return self._decoder.apply(weights.decoder, method=Decoder.head_weights)
+    def _head(self, weights: Weights, part: Callable[..., Array]) -> Float[Array, "D V"]:
+        return self._decoder.apply(weights.decoder, method=part)
 
     def _feed_token(self, weights: Weights, rows: Rows, tokens: Int[Array, "B"], active: Bool[Array, "B"]) -> Rows:
         """One token a row, the same in both halves."""
@@ -269,10 +317,16 @@ class Phases:
         self, head: Float[Array, "D V"], hidden: Float[Array, "R S D"], rows: Rows, draws: Draws, guided: bool
     ) -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:
         """The codes of one scale; `draws` holds the settings of this scale alone."""
-        logits = combine(logits_of(hidden, head), draws.guidance[:, 0], guided)
-        shape = logits.shape[:2]
-        settings = (jnp.broadcast_to(values, shape) for values in (draws.temperature, draws.top_k, draws.top_p))
-        return sample(_keys_at(draws.key, rows.length[: len(logits)]), logits, *settings)
+        key = _keys_at(draws.key, rows.length[: len(draws.key)])
+
+        def draw(hidden: Float[Array, "R n D"], key: Key[Array, "B"]) -> tuple[Int[Array, "B n"], Float[Array, "B n"]]:
+            logits = combine(logits_of(hidden, head), draws.guidance[:, 0], guided)
+            settings = (
+                jnp.broadcast_to(values, logits.shape[:2]) for values in (draws.temperature, draws.top_k, draws.top_p)
+            )
+            return sample(key, logits, *settings)
+
+        return in_parts(draw, hidden, key, LOGITS_AT_ONCE // head.shape[1])
 
 
 @functools.cache

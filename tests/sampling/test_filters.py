@@ -111,3 +111,25 @@ def test_draws_follow_the_filtered_distribution():
     expected = np.asarray([0.5, 0.3, 0.15, 0]) / 0.95
     assert np.allclose(shares, expected, atol=0.015) and shares[3] == 0
     assert np.allclose(log_probs[0], np.log(expected[tokens[0]]), atol=1e-5)
+
+
+def test_many_positions_are_drawn_in_parts_with_keys_of_their_own():
+    """Each part is an ordinary draw; few positions are drawn as if there were no parts."""
+    hidden = jax.random.normal(jax.random.key(0), (2, 7, 5))
+    keys = jax.random.split(jax.random.key(1), 2)
+
+    def draw(hidden, keys):
+        ones = jnp.ones(hidden.shape[:2])
+        return SAMPLE(keys, 3 * hidden, ones, 0 * ones, ones)
+
+    in_parts = jax.jit(filters.in_parts, static_argnums=(0, 3))
+    alone, _ = in_parts(draw, hidden, keys, 7)
+    assert np.array_equal(alone, draw(hidden, keys)[0])
+    tokens, log_probs = in_parts(draw, hidden, keys, 3)
+    padded = jnp.pad(hidden, ((0, 0), (0, 2), (0, 0)))
+    for part in range(3):
+        expected = draw(padded[:, 3 * part : 3 * part + 3], jax.vmap(jax.random.fold_in, (0, None))(keys, part))
+        at = slice(3 * part, min(3 * part + 3, 7))
+        assert np.array_equal(tokens[:, at], expected[0][:, : at.stop - at.start])
+        np.testing.assert_allclose(log_probs[:, at], expected[1][:, : at.stop - at.start], atol=1e-6)
+    assert tokens.shape == log_probs.shape == (2, 7)

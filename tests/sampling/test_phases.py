@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nextflow_jax.models.cache import make_cache
+from nextflow_jax.models.decoder import Decoder
 from nextflow_jax.models.head import logits_of
 from nextflow_jax.sampling.engine import Engine
 from nextflow_jax.sampling.phases import Draws, Phases, TextLimits, _keys_at
@@ -42,12 +43,11 @@ def teacher_forced(bundle, prompts, codes, after):
     """Logits while two rows draw, one after the other, each a picture of its own size, and then read a text."""
     engine, part = Engine(bundle), bundle.decoder
     teacher = Teacher(part.config, part.sequence)
-    text_size = part.config.vocabulary.vision_offset
 
     @jax.jit
     def run(weights, rows):
         drawn, texts = [], []
-        head = teacher._head(weights)[:, :text_size]
+        head = teacher._head(weights, Decoder.text_head)
         for i, prompt in enumerate(prompts):
             teacher.start(jnp.broadcast_to(codes[i], (2, len(codes[i]))))
             active = jnp.arange(2) == i
