@@ -10,8 +10,9 @@ from nextflow_jax.bundle import Bundle
 from nextflow_jax.config import preflight
 from nextflow_jax.errors import UserError
 from nextflow_jax.sampling.requests import Request
+from nextflow_jax.sampling.resolutions import Resolution, resolve
 from nextflow_jax.sampling.settings import SamplingSettings
-from nextflow_jax.scales import ScaleSchedule
+from nextflow_jax.scales import ScaleSchedule, ScheduleFamily
 
 SEEDS = 2**32
 """Seeds are below this."""
@@ -23,20 +24,40 @@ class Prompt:
 
     request: Request
     settings: SamplingSettings
-    size: tuple[int, int]
-    schedule: ScaleSchedule
+    resolution: Resolution
+    family: ScheduleFamily
     guided: sequence.Sequence
     unguided: sequence.Sequence
-    """Without the text, where the answer has a picture; equal to `guided` otherwise."""
+    """Without the condition, where the answer has a picture; equal to `guided` otherwise."""
     capacity: int
     """Positions that prompt and answer may take together."""
+
+    @property
+    def schedule(self) -> ScaleSchedule:
+        """Of the pictures to draw, where the text says nothing else."""
+        return self.family.schedule(self.resolution.size)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether its answer needs the unguided half."""
+        return self.settings.guided and self.request.max_images > 0
+
+    @property
+    def picture_codes(self) -> int:
+        """Codes of a picture of the answer, at most."""
+        return max(self.family.schedule(size).num_tokens for size in self.resolution.possible(self.family))
 
     @property
     def longest(self) -> int:
         """Positions that prompt and answer can take at most."""
         request = self.request
-        images = request.max_images * sequence.image_positions(self.schedule)
-        return min(self.capacity, len(self.guided) + request.max_text_tokens + images)
+        text = request.max_thought_tokens + request.max_text_tokens
+        return min(self.capacity, len(self.guided) + text + request.max_images * (self.picture_codes + 1))
+
+    def size_after(self, written: Sequence[str]) -> tuple[int, int]:
+        """The size of the picture that comes after the prompt and these texts of the answer."""
+        asked = [item for item in self.request.document if isinstance(item, str)]
+        return self.resolution.after([*asked, *written], self.family)
 
 
 def make_prompts(requests: Sequence[Request], bundle: Bundle) -> list[Prompt]:
@@ -46,6 +67,8 @@ def make_prompts(requests: Sequence[Request], bundle: Bundle) -> list[Prompt]:
       UserError: a broken setting, an empty prompt, an unsupported picture size, or a
         document too long to answer.
     """
+    for request in requests:
+        _check_request(request)
     codes = _encode_pictures(requests, bundle)
     return [_make_prompt(request, bundle, codes) for request in requests]
 
@@ -53,23 +76,19 @@ def make_prompts(requests: Sequence[Request], bundle: Bundle) -> list[Prompt]:
 def _make_prompt(request: Request, bundle: Bundle, codes: dict[int, np.ndarray]) -> Prompt:
     settings = bundle.defaults if request.settings is None else request.settings
     preflight(settings, "settings")
-    _check_request(request)
-    size = bundle.codec.family.sizes[0] if request.size is None else request.size
     segments = _segments(request, bundle, codes)
-    part = bundle.decoder
+    part, family = bundle.decoder, bundle.codec.family
     accumulate = bundle.codec.accumulate if part.sequence.inputs == "accumulated" else None
     guided, unguided = (
         sequence.flatten(items, part.config.vocabulary, part.sequence, eos=False, accumulate=accumulate)
-        for items in (segments, sequence.drop_condition(segments))
+        for items in (segments, _without_condition(segments, request, settings))
     )
-    schedule = bundle.codec.family.schedule(size)
-    answer = schedule.num_tokens if request.begin_with_image else 1
-    if len(guided) + answer > part.max_positions:
-        raise UserError(
-            f"the prompt has {len(guided)} tokens; with an answer of at least {answer} it exceeds the limit of "
-            f"{part.max_positions} positions of this model: shorten it to {part.max_positions - answer}"
-        )
-    return Prompt(request, settings, size, schedule, guided, unguided, part.max_positions)
+    pictures = [item.shape[:2] for item in request.document if not isinstance(item, str)]
+    resolution = resolve(request.size, family, pictures)
+    prompt = Prompt(request, settings, resolution, family, guided, unguided, part.max_positions)
+    _check_scales(prompt)
+    _check_room(prompt, segments)
+    return prompt
 
 
 def _check_request(request: Request) -> None:
@@ -77,13 +96,39 @@ def _check_request(request: Request) -> None:
         raise UserError("the prompt is empty; write what to draw, or give a picture")
     if not 0 <= request.seed < SEEDS:
         raise UserError(f"seed {request.seed}: must be in [0, {SEEDS})")
-    for name in ("max_images", "max_text_tokens"):
+    for name in ("max_images", "max_text_tokens", "max_thought_tokens"):
         if getattr(request, name) < 0:
             raise UserError(f"{name} {getattr(request, name)}: must not be negative; use 0 for none")
     if request.begin_with_image and request.max_images == 0:
         raise UserError("begin_with_image asks for a picture and max_images 0 forbids it; raise max_images to 1")
     if not request.begin_with_image and request.max_text_tokens == 0:
         raise UserError("max_text_tokens 0 leaves nothing to write; raise it, or set begin_with_image to draw at once")
+    if not request.begin_with_image and request.max_thought_tokens:
+        raise UserError(
+            f"max_thought_tokens {request.max_thought_tokens}: a thought comes before a picture that is sure to be "
+            "drawn; set begin_with_image too, or use max_text_tokens"
+        )
+
+
+def _check_scales(prompt: Prompt) -> None:
+    first, scales = prompt.settings.guidance_scales[:1], prompt.family.max_scales
+    if first and first[0] > scales:
+        raise UserError(f"settings.guidance_scales begin at scale {first[0]}: pictures of this model have {scales}")
+
+
+def _check_room(prompt: Prompt, segments: Sequence[sequence.Segment]) -> None:
+    """Whether the shortest answer fits: one token, or the picture that is sure to come."""
+    length, limit = len(prompt.guided), prompt.capacity
+    least = prompt.picture_codes if prompt.request.begin_with_image else 1
+    if length + least <= limit:
+        return
+    pictures = [segment for segment in segments if isinstance(segment, sequence.ImageSegment)]
+    taken = sequence.sequence_length(pictures, bos=False, eos=False)
+    share = f" ({taken} of them are {len(pictures)} pictures: leave some out)" if pictures else ""
+    raise UserError(
+        f"the prompt has {length} tokens; with an answer of at least {least} it exceeds the limit of "
+        f"{limit} positions of this model: shorten it to {limit - least}{share}"
+    )
 
 
 def _segments(request: Request, bundle: Bundle, codes: dict[int, np.ndarray]) -> list[sequence.Segment]:
@@ -99,6 +144,15 @@ def _segments(request: Request, bundle: Bundle, codes: dict[int, np.ndarray]) ->
             context = bundle.decoder.last_scale_context
             segments.append(sequence.ImageSegment(schedule, codes[id(item)], codes[id(item)], context_block=context))
     return segments
+
+
+def _without_condition(
+    segments: list[sequence.Segment], request: Request, settings: SamplingSettings
+) -> list[sequence.Segment]:
+    """What the unguided half reads. Nothing but `<bos>` is a text-to-image document as condition dropout leaves it."""
+    if settings.guidance_drops == "all" and request.max_images > 0:
+        return []
+    return sequence.drop_condition(segments)
 
 
 def _encode_pictures(requests: Sequence[Request], bundle: Bundle) -> dict[int, np.ndarray]:

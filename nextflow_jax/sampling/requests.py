@@ -1,20 +1,22 @@
-"""What is asked of the sampler and what it answers: documents in, continuations out."""
+"""What is asked of the sampler and what it answers: documents in, continuations out, and a function for each task.
+
+Every task is one `Request`: a document of texts and pictures, and what may follow it. The functions at the end lay
+documents out as training shows them (nextflow_jax/data/documents.py); their `options` are fields of Request.
+"""
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, UnidentifiedImageError
 
-from nextflow_jax.config import nearest
-from nextflow_jax.errors import UserError
 from nextflow_jax.sampling.settings import SamplingSettings
 
 Picture = UInt8[np.ndarray, "height width 3"]
+
+THOUGHT_TOKENS = 128
+"""Longest thought of `think_then_draw` if nothing else is said."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,18 +24,24 @@ class Request:
     """A document to continue, and how.
 
     The model writes text until it opens a picture or ends the document, draws the picture, writes on, and so forth,
-    within the two caps. `begin_with_image` opens a picture right away, which is what a text-to-image or an editing
-    request wants.
+    within the two caps. `begin_with_image` opens the first picture in any case, right away or after a thought.
     """
 
     document: Sequence[str | Picture]
     """Texts and pictures in order; the size of each picture must be one that the bundle knows."""
-    size: tuple[int, int] | None = None
-    """Height and width of the pictures to draw; None: the bundle's first size."""
+    size: tuple[int, int] | str | None = None
+    """Of the pictures to draw: (height, width), "HxW", a ratio "W:H", a name such as "portrait", "condition" (that of
+    the prompt's last picture) or "auto" (the text decides); None: the bundle's first size. See resolutions.py."""
     begin_with_image: bool = False
+    """A picture comes first, whether the model would open one or not; `max_thought_tokens` of text may precede it."""
     max_images: int = 1
     max_text_tokens: int = 64
-    """Text tokens written in all, between and after pictures."""
+    """Text tokens written in all, between and after pictures; a thought is not counted."""
+    max_thought_tokens: int = 0
+    """Chain of thought: text tokens written before the first picture, which is drawn when they are used up or the model
+    would end or open it; 0: none. Needs `begin_with_image`."""
+    keep_thought: bool = True
+    """Whether the thought is part of the result; the picture is drawn in its light in any case."""
     seed: int = 0
     """The only source of randomness: the same request gives the same answer in any batch."""
     settings: SamplingSettings | None = None
@@ -48,6 +56,7 @@ class GeneratedText:
     tokens: Int[np.ndarray, "tokens"]
     log_probs: Float[np.ndarray, "tokens"]
     """Log-probability of each token under the distribution it was drawn from (filters and temperature included)."""
+    is_thought: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,8 +81,17 @@ class Result:
 
     @property
     def text(self) -> str:
-        """All text, joined."""
-        return "".join(segment.text for segment in self.segments if isinstance(segment, GeneratedText))
+        """All text, joined; thoughts are not in it."""
+        return "".join(
+            segment.text for segment in self.segments if isinstance(segment, GeneratedText) and not segment.is_thought
+        )
+
+    @property
+    def thought(self) -> str:
+        """The text before the first picture that the request asked for as a thought, where it is kept."""
+        return "".join(
+            segment.text for segment in self.segments if isinstance(segment, GeneratedText) and segment.is_thought
+        )
 
     @property
     def images(self) -> list[Picture]:
@@ -81,93 +99,88 @@ class Result:
         return [segment.pixels for segment in self.segments if isinstance(segment, GeneratedImage)]
 
 
-def text_to_image(prompt: str, **options: Any) -> Request:
-    """One picture of `prompt`; `options` are fields of Request."""
-    return Request((prompt,), begin_with_image=True, max_text_tokens=0, **options)
+def text_to_image(prompt: str, *, instruction: str = "", **options: Any) -> Request:
+    """One picture of `prompt`, after an instruction if there is one."""
+    return _drawing((*_given(instruction), prompt), options)
 
 
-def caption(image: Picture, **options: Any) -> Request:
-    """Text about a picture, no picture in the answer."""
-    return Request((image,), max_images=0, **options)
+def caption(image: Picture, *, instruction: str = "", **options: Any) -> Request:
+    """Text about a picture, no picture in the answer; an instruction ("caption in German") follows the picture."""
+    return _telling((image, *_given(instruction)), options)
 
 
-def edit(image: Picture, instruction: str, **options: Any) -> Request:
-    """One picture: `image` changed as the instruction says."""
-    return Request((image, instruction), begin_with_image=True, max_text_tokens=0, **options)
+def answer(images: Picture | Sequence[Picture], question: str, *, instruction: str = "", **options: Any) -> Request:
+    """The answer in words to a question about one or several pictures; a general instruction comes first."""
+    return _telling((*_given(instruction), *_pictures(images), question), options)
 
 
-def read_document(path: str | pathlib.Path) -> Request:
-    """The request in a JSON file.
+def edit(images: Picture | Sequence[Picture], instruction: str, **options: Any) -> Request:
+    """One picture: what the instruction makes of one or several condition pictures."""
+    return _drawing((*_pictures(images), instruction), options)
 
-        {"segments": [{"text": "the sun"}, {"image": "sun.png"}, ...],
-         "generate": {"max_images": 1, "max_text_tokens": 64, "size": "32x32", "begin_with_image": false}}
 
-    Paths of images are relative to the file. "generate" and each of its keys may be absent.
+def in_context(
+    examples: Sequence[tuple[Picture, Picture]], query: Picture, *, instruction: str = "", **options: Any
+) -> Request:
+    """One picture: to the query what each example's second picture is to its first; an instruction comes first."""
+    shown = [picture for example in examples for picture in example]
+    return _drawing((*_given(instruction), *shown, query), options)
 
-    Raises:
-      UserError: no such file, no such JSON, an unknown key or a wrong value; the message says where.
+
+def think_then_draw(
+    document: str | Sequence[str | Picture],
+    *,
+    instruction: str = "",
+    max_thought_tokens: int = THOUGHT_TOKENS,
+    **options: Any,
+) -> Request:
+    """One picture after a chain of thought: the model first writes about what is asked, then draws.
+
+    Args:
+      document: a prompt, or texts and pictures (an edit to be thought about).
+      instruction: a system text before it, such as "Describe the picture in detail, then draw it."
+      max_thought_tokens: where the thought is cut and the picture begins.
+      options: fields of Request; `keep_thought=False` leaves the thought out of the result.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f'--document {path}: no such file; give a JSON file with "segments"')
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"--document {path}: not JSON: {error}") from error
-    _check_keys(content, ("segments", "generate"), str(path))
-    segments = content.get("segments")
-    if not isinstance(segments, list) or not segments:
-        raise UserError(f'{path}: "segments" must list at least one {{"text": ...}} or {{"image": path}}')
-    document = [_read_segment(item, f"{path}: segments[{i}]", path.parent) for i, item in enumerate(segments)]
-    return Request(tuple(document), **_read_options(content.get("generate", {}), f"{path}: generate"))
+    asked = (document,) if isinstance(document, str) else tuple(document)
+    return _drawing((*_given(instruction), *asked), {"max_thought_tokens": max_thought_tokens, **options})
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) of "HxW".
+def story(
+    document: str | Sequence[str | Picture], *, max_images: int = 4, max_text_tokens: int = 512, **options: Any
+) -> Request:
+    """Text and pictures in turn, as the model likes, within the two caps, until it ends the document."""
+    begun = (document,) if isinstance(document, str) else tuple(document)
+    return Request(begun, max_images=max_images, max_text_tokens=max_text_tokens, **options)
 
-    Raises:
-      UserError: anything else.
+
+def frames(
+    shown: Sequence[tuple[str, Picture]], *, max_images: int = 3, max_text_tokens: int = 64, **options: Any
+) -> Request:
+    """The frames that follow those shown, each named before it is drawn, as the shown ones are.
+
+    Args:
+      shown: (name, picture) of each frame so far.
+      max_images: frames to come at most.
+      max_text_tokens: of all their names together.
+      options: fields of Request.
     """
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise UserError(f"size {text!r}: write HEIGHTxWIDTH in pixels, e.g. 32x32")
-    return int(height), int(width)
+    document = tuple(part for frame in shown for part in frame)
+    return Request(document, **{"size": "condition", **options}, max_images=max_images, max_text_tokens=max_text_tokens)
 
 
-def read_picture(path: pathlib.Path) -> Picture:
-    """An image file as RGB.
-
-    Raises:
-      UserError: no such file, or none that Pillow reads.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"), np.uint8)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such image file") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from error
+def _drawing(document: tuple[str | Picture, ...], options: dict[str, Any]) -> Request:
+    """One picture and nothing after it, unless the options allow text."""
+    return Request(document, **{"begin_with_image": True, "max_text_tokens": 0, **options})
 
 
-def _read_segment(item: Any, where: str, folder: pathlib.Path) -> str | Picture:
-    _check_keys(item, ("text", "image"), where)
-    if len(item) != 1 or not isinstance(next(iter(item.values())), str):
-        raise UserError(f'{where} = {item}: write {{"text": "..."}} or {{"image": "path.png"}}')
-    return item["text"] if "text" in item else read_picture(folder / item["image"])
+def _telling(document: tuple[str | Picture, ...], options: dict[str, Any]) -> Request:
+    return Request(document, **{"max_images": 0, **options})
 
 
-def _read_options(options: Any, where: str) -> dict[str, Any]:
-    kinds = {"max_images": int, "max_text_tokens": int, "size": str, "begin_with_image": bool}
-    _check_keys(options, tuple(kinds), where)
-    for key, value in options.items():
-        if type(value) is not kinds[key]:
-            raise UserError(f"{where}.{key} = {value!r}: expects {kinds[key].__name__}")
-    return {key: parse_size(value) if key == "size" else value for key, value in options.items()}
+def _given(instruction: str) -> tuple[str, ...]:
+    return (instruction,) if instruction else ()
 
 
-def _check_keys(item: Any, known: Sequence[str], where: str) -> None:
-    if not isinstance(item, dict):
-        raise UserError(f"{where}: expects an object with {', '.join(known)}")
-    for key in item:
-        if key not in known:
-            raise UserError(f"{where}.{key} is not a key of a document; {nearest(key, known)}")
+def _pictures(images: Picture | Sequence[Picture]) -> tuple[Picture, ...]:
+    return (images,) if isinstance(images, np.ndarray) else tuple(images)

@@ -1,25 +1,35 @@
 """The sampler: requests in, results out, in batches of any mixture of tasks, lengths and sizes."""
 
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Iterator, Sequence
 
 from nextflow_jax.bundle import Bundle
 from nextflow_jax.errors import UserError
-from nextflow_jax.sampling.engine import Answer, Engine, Piece
-from nextflow_jax.sampling.prompts import make_prompts
-from nextflow_jax.sampling.requests import GeneratedImage, GeneratedText, Picture, Request, Result
+from nextflow_jax.sampling.answers import Answer
+from nextflow_jax.sampling.batches import split
+from nextflow_jax.sampling.engine import Engine, Pace
+from nextflow_jax.sampling.prompts import Prompt, make_prompts
+from nextflow_jax.sampling.requests import Request, Result
+from nextflow_jax.sampling.results import make_result
+from nextflow_jax.sampling.streaming import Event, stream_batch
+
+MAX_CACHE_BYTES = 16 * 2**30
+"""Keys and values of a batch take at most this much memory by default."""
+
+TEXT_TOKENS = 8
+"""Text tokens that a stream waits for at once."""
 
 
 class Sampler:
     """Continues documents with a bundle's decoder. Keep one: it holds the compiled programs."""
 
-    def __init__(self, bundle: Bundle, max_batch: int = 64) -> None:
+    def __init__(self, bundle: Bundle, max_batch: int = 64, max_cache_bytes: int = MAX_CACHE_BYTES) -> None:
         """Puts the bundle's weights on the device.
 
         Args:
           bundle: with a decoder.
           max_batch: requests handled together; more are taken in turns.
+          max_cache_bytes: for the keys and values of those handled together, on all devices; the batch is smaller where
+            they would need more.
 
         Raises:
           UserError: the bundle holds no decoder.
@@ -28,6 +38,7 @@ class Sampler:
             raise UserError("this bundle holds no decoder, only a vision tokenizer; export one from a decoder run")
         self._bundle = bundle
         self._max_batch = max_batch
+        self._max_cache_bytes = max_cache_bytes
         self._engine = Engine(bundle)
 
     def generate(self, requests: Sequence[Request], save_scales: bool = False) -> list[Result]:
@@ -38,34 +49,38 @@ class Sampler:
           save_scales: also decode every picture after each of its scales.
 
         Raises:
-          UserError: a request that cannot be answered, before any work is done; see `prompts.make_prompts`.
+          UserError: a request that cannot be answered, before any work is done; see `prompts.make_prompts` and
+            `batches.split`.
         """
-        prompts = make_prompts(requests, self._bundle)
         answers: list[Answer] = []
-        for start in range(0, len(prompts), self._max_batch):
-            answers += self._engine.run(prompts[start : start + self._max_batch])
-        pictures = self._decode(answers, save_scales)
-        return [
-            Result(tuple(self._segment(piece, pictures) for piece in answer.pieces), answer.finish)
-            for answer in answers
-        ]
+        for prompts in self._batches(requests):
+            answers += self._engine.run(prompts, every_scale=save_scales)
+        return [make_result(answer, self._engine.text_of) for answer in answers]
 
-    def _decode(self, answers: Sequence[Answer], save_scales: bool) -> dict[int, tuple[Picture, ...]]:
-        """The pictures of all pieces that are one, by the piece's identity, last scale last; a call a size."""
-        drawn = [(answer.prompt.size, piece) for answer in answers for piece in answer.pieces if piece.is_image]
-        pictures = {}
-        for size in dict.fromkeys(size for size, _ in drawn):
-            pieces = [piece for its_size, piece in drawn if its_size == size]
-            codes = np.stack([piece.tokens for piece in pieces])
-            codec = self._bundle.codec
-            stages = codec.decode_partial(codes, size) if save_scales else [codec.decode(codes, size)]
-            pictures.update((id(piece), tuple(stage[i] for stage in stages)) for i, piece in enumerate(pieces))
-        return pictures
+    def stream(
+        self, requests: Sequence[Request], save_scales: bool = False, text_tokens: int = TEXT_TOKENS
+    ) -> Iterator[Event]:
+        """What `generate` gives, as it comes: see streaming.py. Texts, pictures and results are the same.
 
-    def _segment(self, piece: Piece, pictures: dict[int, tuple[Picture, ...]]) -> GeneratedText | GeneratedImage:
-        if piece.is_image:
-            stages = pictures[id(piece)]
-            return GeneratedImage(stages[-1], piece.tokens, piece.log_probs, stages if len(stages) > 1 else ())
-        text_size = self._bundle.decoder.config.vocabulary.text_size
-        text = self._bundle.text_tokenizer.decode(piece.tokens[piece.tokens < text_size].tolist())
-        return GeneratedText(text, piece.tokens, piece.log_probs)
+        Args:
+          requests: as for `generate`; those of one batch go on together, each at its own pace.
+          save_scales: finished pictures also hold their state after each scale, which comes as events in any case.
+          text_tokens: text tokens written between two looks at the other answers.
+
+        Raises:
+          UserError: as `generate`; at the call, not while iterating.
+        """
+        return self._stream(self._batches(requests), Pace(text_tokens, by_scale=True, every_scale=save_scales))
+
+    def _stream(self, batches: Sequence[Sequence[Prompt]], pace: Pace) -> Iterator[Event]:
+        first = 0
+        for prompts in batches:
+            answers = [Answer.start(prompt) for prompt in prompts]
+            yield from stream_batch(answers, self._engine.steps(answers, pace), first, self._engine.text_of)
+            first += len(answers)
+
+    def _batches(self, requests: Sequence[Request]) -> list[Sequence[Prompt]]:
+        prompts = make_prompts(requests, self._bundle)
+        if not prompts:
+            return []
+        return split(prompts, self._bundle.decoder.config, self._max_batch, self._max_cache_bytes)

@@ -65,10 +65,15 @@ class PendingPictures:
     def __init__(self, chunks: list[list[UInt8[Array, "chunk H W 3"]]], count: int) -> None:
         """Takes the stages of every chunk; `count` of their rows are meant, the rest are padding."""
         self._chunks, self._count = chunks, count
+        self._fetched: list[np.ndarray] = []
 
     def stages(self) -> list[UInt8[np.ndarray, "B H W 3"]]:
-        """The pictures, or as they stand after each scale where that was asked for; waits for the device."""
-        return [np.concatenate([np.asarray(part) for part in stage])[: self._count] for stage in zip(*self._chunks)]
+        """The pictures, or as they stand after each scale where that was asked for; waits for the device, once."""
+        if self._chunks:
+            stages = zip(*self._chunks)
+            self._fetched = [np.concatenate([np.asarray(part) for part in stage])[: self._count] for stage in stages]
+            self._chunks = []
+        return self._fetched
 
 
 class VisionTokenizerCodec:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nextflow_jax.sampling import engine as engine_module
-from nextflow_jax.sampling.engine import Engine, round_up
+from nextflow_jax.sampling import batches
+from nextflow_jax.sampling.engine import Engine
 from nextflow_jax.sampling.phases import Phases
 from nextflow_jax.sampling.prompts import make_prompts
 from nextflow_jax.sampling.requests import Request
@@ -47,8 +47,8 @@ def scripted_engine():
 @pytest.fixture(autouse=True)
 def one_shape_for_all(monkeypatch):
     """So that the phases compile once for this file."""
-    monkeypatch.setattr(engine_module, "LEAST_PROMPT", 64)
-    monkeypatch.setattr(engine_module, "LEAST_SLOTS", 128)
+    monkeypatch.setattr(batches, "LEAST_PROMPT", 64)
+    monkeypatch.setattr(batches, "LEAST_SLOTS", 128)
 
 
 def run(scripts, max_positions=96, **options):
@@ -101,10 +101,3 @@ def test_positions_bound_everything():
     assert kinds(narrow) == [[3, 7, 3]], "no picture is opened that has no room"
     [wide] = run([{1: BOI}], max_positions=START + 1 + CODES, max_text_tokens=3)
     assert kinds(wide) == [[3, BOI], "image"] and wide.finish == "positions"
-
-
-def test_sizes_recur_and_waste_at_most_a_quarter():
-    sizes = [round_up(count) for count in range(1, 2000)]
-    assert all(count <= size <= max(count * 1.25, count + 1) for count, size in enumerate(sizes, start=1))
-    assert sizes == sorted(sizes) and len(set(sizes)) < 50
-    assert round_up(3, 16) == 16 and round_up(17, 16) == 20

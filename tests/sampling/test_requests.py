@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from nextflow_jax.errors import UserError
-from nextflow_jax.sampling.requests import caption, edit, parse_size, read_document, text_to_image
+from nextflow_jax.sampling.documents import read_document
+from nextflow_jax.sampling.requests import caption, edit, text_to_image
+from nextflow_jax.sampling.resolutions import parse_resolution as parse_size
 from tests import tiny_models
 
 

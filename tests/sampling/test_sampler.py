@@ -7,8 +7,8 @@ import pytest
 
 from nextflow_jax.bundle import Bundle
 from nextflow_jax.errors import UserError
-from nextflow_jax.sampling import engine
-from nextflow_jax.sampling.engine import round_up
+from nextflow_jax.sampling import batches
+from nextflow_jax.sampling.batches import round_up
 from nextflow_jax.sampling.requests import GeneratedImage, Request, caption, edit, text_to_image
 from nextflow_jax.sampling.sampler import Sampler
 from nextflow_jax.sampling.settings import SamplingSettings
@@ -25,8 +25,8 @@ PICTURES = tiny_models.picture(0, SQUARE), tiny_models.picture(1, WIDE)
 def few_shapes():
     """One padded prompt and one cache for all batches: compiling is what takes the time here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "LEAST_PROMPT", 32)
-        patch.setattr(engine, "LEAST_SLOTS", 64)
+        patch.setattr(batches, "LEAST_PROMPT", 32)
+        patch.setattr(batches, "LEAST_SLOTS", 64)
         yield
 
 
@@ -149,7 +149,7 @@ def test_nothing_else_in_the_batch_changes_an_answer(sampler, results, requests)
 def test_more_requests_than_a_batch_holds_are_taken_in_turns(sampler, results, requests, monkeypatch):
     """Eight requests are five and three, the three padded to five."""
     monkeypatch.setattr(sampler, "_max_batch", 5)
-    monkeypatch.setattr(engine, "round_up", lambda count, least=1: max(5, round_up(count, least)))
+    monkeypatch.setattr(batches, "round_up", lambda count, least=1: max(5, round_up(count, least)))
     again = sampler.generate([*requests, *requests[:3]])
     for ours, theirs in zip(again, [*results, *results[:3]], strict=True):
         same_answer(ours, theirs)
