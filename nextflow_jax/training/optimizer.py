@@ -1,20 +1,21 @@
 """AdamW with its schedules: which parameters are trained, which decay, and how the learning rate moves."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from nextflow_jax.config import Fault, choose, nearest, pattern_faults
 from nextflow_jax.errors import UserError
 
-PATTERNS = ("no_decay", "freeze", "clip_groups", "rates")
+PATTERNS = ("no_decay", "freeze", "clip_groups", "rates", "train_rows")
 """Fields with regular expressions."""
 
 NO_DECAY = (
@@ -54,8 +55,11 @@ class OptimizerConfig:
     ema_decay: float = 0.0
     """Moving average of the trained parameters, used by whoever reads the checkpoint; 0 = none is kept."""
     freeze: tuple[str, ...] = ()
-    """Parameters that get no gradient and no optimizer state. Each pattern of this and the two fields above must match
-    a parameter."""
+    """Parameters that get no gradient and no optimizer state."""
+    train_rows: tuple[tuple[str, int, int, int], ...] = ()
+    """(pattern, axis, first, last): of the parameters that match, only the entries first <= i < last along the axis are
+    trained, e.g. the new rows of a grown table; all others stay as they are, bit for bit. Of several ranges of one
+    parameter each counts. Every pattern of this and of freeze, rates and clip_groups must match a parameter."""
 
     def faults(self) -> Iterator[Fault]:
         """The rules these settings break."""
@@ -73,8 +77,12 @@ class OptimizerConfig:
         for pattern, factor in self.rates:
             if factor <= 0:
                 yield Fault("rates", (pattern, factor), "factors must be positive", "use freeze to train nothing there")
-        rated = tuple(pattern for pattern, _ in self.rates)
-        for name, patterns in {**vars(self), "rates": rated}.items():
+        for pattern, axis, first, last in self.train_rows:
+            if axis < 0 or not 0 <= first < last:
+                rule = "needs an axis from 0 and a range of entries, 0 <= first < last"
+                yield Fault("train_rows", (pattern, axis, first, last), rule, "see OptimizerConfig")
+        bare = {name: tuple(entry[0] for entry in getattr(self, name)) for name in ("rates", "train_rows")}
+        for name, patterns in {**vars(self), **bare}.items():
             if name in PATTERNS:
                 yield from pattern_faults(name, patterns)
 
@@ -113,6 +121,8 @@ class Optimizer:
     """Names of the parameters that are not trained."""
     factors: Mapping[str, float]
     """Factor of the learning rate, by the name of every trained parameter."""
+    ranges: Mapping[str, tuple["_Range", ...]]
+    """The entries that are trained, by the name of every parameter that is trained in part."""
     transform: optax.GradientTransformation
     """Clipping, Adam and decay, without the learning rate, over the trained parameters."""
 
@@ -125,23 +135,54 @@ class Optimizer:
 
     def update(self, grads: Any, opt_state: Any, trained: Any, step: Integer[Array, ""]) -> tuple[Any, Any]:
         """One AdamW step on the trained parameters; returns their new values and the new optimizer state."""
-        updates, opt_state = self.transform.update(grads, opt_state, trained)
+        updates, opt_state = self.transform.update(self.in_range(grads), opt_state, trained)
         rate = learning_rate(self.config, self.steps, step)
         factors = _by_name(trained, self.factors.__getitem__)
-        trained = jax.tree.map(
+        new = jax.tree.map(
             lambda value, change, factor: value - (factor * rate * change).astype(value.dtype),
             trained,
             updates,
             factors,
         )
-        return trained, opt_state
+        return self.in_range(new, trained), opt_state
+
+    def in_range(self, tree: Any, elsewhere: Any = None) -> Any:
+        """The tree (trained parameters or the like) with what is outside of `train_rows` replaced.
+
+        Args:
+          tree: new values, gradients, ...
+          elsewhere: a tree with the values for entries that are not trained; None = zeros.
+        """
+        if not self.ranges:
+            return tree
+        flat = traverse_util.flatten_dict(tree, sep="/")
+        other = {} if elsewhere is None else traverse_util.flatten_dict(elsewhere, sep="/")
+        for name, ranges in self.ranges.items():
+            inside = functools.reduce(jnp.logical_or, [part.mask(flat[name].shape) for part in ranges])
+            flat[name] = jnp.where(inside, flat[name], other.get(name, 0))
+        return traverse_util.unflatten_dict(flat, sep="/")
 
     def average(self, ema: Any, trained: Any, step: Integer[Array, ""]) -> Any:
         """The next moving average; its decay is (1 + step) / (10 + step) at first, to forget the initial values."""
         if not self.config.ema_decay:
             return ema
         decay = jnp.minimum(self.config.ema_decay, (1 + step) / (10 + step)).astype(jnp.float32)
-        return jax.tree.map(lambda mean, value: decay * mean + (1 - decay) * value.astype(mean.dtype), ema, trained)
+        mean = jax.tree.map(lambda mean, value: decay * mean + (1 - decay) * value.astype(mean.dtype), ema, trained)
+        return self.in_range(mean, ema)
+
+
+class _Range(NamedTuple):
+    """Entries first <= i < last along an axis."""
+
+    axis: int
+    first: int
+    last: int
+
+    def mask(self, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+        """True where they are; broadcasts to the shape."""
+        index = jnp.arange(shape[self.axis])
+        inside = (self.first <= index) & (index < self.last)
+        return inside.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, params: Any) -> Optimizer:
@@ -153,9 +194,10 @@ def make_optimizer(config: OptimizerConfig, steps: int, params: Any) -> Optimize
       params: the (abstract) unboxed "params" collection: nested dictionaries.
 
     Raises:
-      UserError: a pattern matches nothing, or nothing is left to train.
+      UserError: a pattern matches nothing, a range is outside of its parameter, or nothing is left to train.
     """
-    names = list(traverse_util.flatten_dict(params, sep="/"))
+    shapes = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+    names = list(shapes)
     frozen = _frozen_names(config.freeze, names)
     trained_names = [name for name in names if name not in frozen]
     rated = _first_matches("rates", [pattern for pattern, _ in config.rates], trained_names)
@@ -170,7 +212,8 @@ def make_optimizer(config: OptimizerConfig, steps: int, params: Any) -> Optimize
         optax.scale_by_adam(config.beta1, config.beta2, config.eps),
         optax.add_decayed_weights(config.weight_decay, decays) if config.weight_decay else optax.identity(),
     )
-    return Optimizer(config, steps, frozen, factors, transform)
+    ranges = _trained_ranges(config.train_rows, {name: shapes[name] for name in trained_names})
+    return Optimizer(config, steps, frozen, factors, ranges, transform)
 
 
 def merge_params(*parts: Any) -> Any:
@@ -226,3 +269,25 @@ def _frozen_names(patterns: Sequence[str], names: Sequence[str]) -> frozenset[st
     if len(frozen) == len(names):
         raise UserError(f"config.optimizer.freeze = {tuple(patterns)}: freezes every parameter; leave some to train")
     return frozenset(frozen)
+
+
+def _trained_ranges(
+    rows: Sequence[tuple[str, int, int, int]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[_Range, ...]]:
+    """The ranges of every parameter that a row of `train_rows` matches."""
+    ranges: dict[str, tuple[_Range, ...]] = {}
+    for pattern, *where in rows:
+        matched = [name for name in shapes if re.search(pattern, name)]
+        if not matched:
+            raise UserError(
+                f"config.optimizer.train_rows: {pattern!r} matches no trained parameter; "
+                f"{nearest(pattern, list(shapes))}"
+            )
+        for name in matched:
+            part, shape = _Range(*where), shapes[name]
+            if part.axis >= len(shape) or part.last > shape[part.axis]:
+                raise UserError(
+                    f"config.optimizer.train_rows: {(pattern, *where)} is outside of {name}, which has shape {shape}"
+                )
+            ranges[name] = (*ranges.get(name, ()), part)
+    return ranges

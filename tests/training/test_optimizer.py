@@ -163,3 +163,57 @@ def test_patterns_that_match_nothing(change, message):
 def test_faults_of_patterns_and_factors():
     config = OptimizerConfig(rates=(("(", 0.0),), clip_groups=("[",), freeze=("*",))
     assert sorted(fault.field for fault in config.faults()) == ["clip_groups", "freeze", "rates", "rates"]
+
+
+ROWS = (("^dense/kernel$", 1, 1, 3), ("codes", 0, 1, 2), ("codes", 1, 0, 1))
+
+
+def test_rows_that_are_not_trained_stay_bit_for_bit_and_without_moments():
+    """Weight decay and clipping included; the rows that are trained move as if there were nothing else."""
+    params = make_params()
+    config = dataclasses.replace(CONFIG, train_rows=ROWS, ema_decay=0.9, no_decay=(), clip_norm=0.1)
+    optimizer = make_optimizer(config, 20, params)
+    inside = {
+        "dense": {"kernel": np.broadcast_to([False, True, True, False], (3, 4)), "bias": np.ones(4, bool)},
+        "norm": {"scale": np.ones(4, bool)},
+        "embedding": {
+            "codes": np.asarray([[True, False, False], [True, True, True]]),
+            "connector": {"kernel": np.ones((3, 3), bool)},
+        },
+    }
+    masked = make_optimizer(dataclasses.replace(config, train_rows=()), 20, params)
+    state, other = optimizer.transform.init(params), masked.transform.init(params)
+    new, expected, ema = params, params, params
+    for step in range(3):
+        grads = jax.tree.map(lambda x: 0.3 * x + 0.1, new)
+        new, state = optimizer.update(grads, state, new, jnp.asarray(step))
+        alone = jax.tree.map(lambda grad, rows: grad * rows, grads, inside)
+        expected, other = masked.update(alone, other, expected, jnp.asarray(step))
+        ema = optimizer.average(ema, new, jnp.asarray(step))
+    for leaf, before, mean, rows, wanted, *moments in zip(
+        *map(jax.tree.leaves, (new, params, ema, inside, expected, state[1].mu, state[1].nu)), strict=True
+    ):
+        leaf, before, mean = np.asarray(leaf), np.asarray(before), np.asarray(mean)
+        np.testing.assert_array_equal(leaf[~rows], before[~rows])
+        np.testing.assert_array_equal(mean[~rows], before[~rows])
+        assert (leaf[rows] != before[rows]).all() and (mean[rows] != before[rows]).all()
+        np.testing.assert_allclose(leaf[rows], np.asarray(wanted)[rows], rtol=1e-6)
+        assert all(not np.asarray(moment)[~rows].any() and np.asarray(moment)[rows].all() for moment in moments)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("densse", 0, 0, 1), "'densse' matches no trained parameter"),
+        (("^norm/scale$", 1, 0, 1), "outside of norm/scale, which has shape"),
+        (("codes", 0, 1, 3), "outside of embedding/codes"),
+    ],
+)
+def test_rows_that_are_not_there(row, message):
+    with pytest.raises(UserError, match=message):
+        make_optimizer(dataclasses.replace(CONFIG, train_rows=(row,)), 20, make_params())
+
+
+def test_faults_of_rows():
+    config = OptimizerConfig(train_rows=(("a", -1, 0, 1), ("b", 0, 2, 2), ("(", 0, 0, 1)))
+    assert [fault.field for fault in config.faults()] == ["train_rows"] * 3
