@@ -157,6 +157,41 @@ def _filled(
     return flat
 
 
+class Piece(NamedTuple):
+    """One array of ours, or the entry of one that is stacked, as it comes out of a row."""
+
+    target: str
+    """Flat name of our array."""
+    index: tuple[int, ...]
+    """Where it belongs on the stacked axes; () when it is the whole array."""
+    array: Any
+    """A view of the published array where the transform allows it, in the published dtype."""
+
+
+def stream(
+    rows: Sequence[Row],
+    arrays: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    source: str,
+    ignore: Sequence[str] = (),
+) -> Iterator[Piece]:
+    """What `read` reads, one published array after another and nothing kept; all is checked before the first.
+
+    Args and raises: as `read`.
+    """
+    check(rows, arrays, expected, source, ignore)
+    return _streamed(rows, arrays, flatten_variables(expected))
+
+
+def _streamed(rows: Sequence[Row], arrays: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[Piece]:
+    for use in _uses(rows, wanted, _Faults()):
+        shapes = tuple(wanted[target].shape[len(use.counts) :] for target in use.targets)
+        for index, names in use.pieces():
+            made = use.row.transform.to_ours(tuple(np.asarray(arrays[name]) for name in names), shapes)
+            for target, array in zip(use.targets, made, strict=True):
+                yield Piece(target, index, array)
+
+
 def write(rows: Sequence[Row], tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The exact inverse of `read`: the tree's arrays by their published names, contiguous.
 

@@ -5,7 +5,7 @@ What a file is, is told by its first bytes and not by its name.
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,26 +69,43 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: has an element type that is not supported ({error}); convert it first") from error
 
 
-def _read_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
+def shards_of(folder: pathlib.Path) -> dict[pathlib.Path, set[str] | None]:
+    """The safetensors files of a folder, each with the names that its index says it holds (None: there is no index).
+
+    Raises:
+      UserError: no weights there, an index that cannot be read, or a shard that is not there.
+    """
     index = folder / INDEX_FILE
     if not index.is_file():
         if (folder / SINGLE_FILE).is_file():
-            return _read_safetensors(folder / SINGLE_FILE)
+            return {folder / SINGLE_FILE: None}
         raise UserError(f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}; give the weights file itself")
     try:
         shard_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index}: not an index of safetensors shards ({error!r}); download it again") from error
-    arrays: dict[str, np.ndarray] = {}
+    shards: dict[pathlib.Path, set[str] | None] = {}
     for shard in sorted(set(shard_of.values())):
         if pathlib.PurePath(shard).name != shard:
             raise UserError(f"{index}: names the shard {shard!r}; shards must lie beside their index")
         if not (folder / shard).is_file():
             raise UserError(f"{folder / shard}: no such file, and {INDEX_FILE} names it; download it too")
-        found = _read_safetensors(folder / shard)
-        differing = sorted(found.keys() ^ {name for name, home in shard_of.items() if home == shard})
-        if differing:
-            raise UserError(f"{folder / shard}: does not hold what {INDEX_FILE} says ({', '.join(differing[:5])})")
+        shards[folder / shard] = {name for name, home in shard_of.items() if home == shard}
+    return shards
+
+
+def check_shard(shard: pathlib.Path, found: Iterable[str], named: set[str] | None) -> None:
+    """Refuses a shard that does not hold what its index says."""
+    differing = sorted(set(found) ^ (set(found) if named is None else named))
+    if differing:
+        raise UserError(f"{shard}: does not hold what {INDEX_FILE} says ({', '.join(differing[:5])})")
+
+
+def _read_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for shard, named in shards_of(folder).items():
+        found = _read_safetensors(shard)
+        check_shard(shard, found, named)
         arrays.update(found)
     return arrays
 
