@@ -1,6 +1,7 @@
 """The decoder's training objective: weighted cross-entropy, and metrics per modality and scale."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 
@@ -24,6 +25,8 @@ class ObjectiveConfig:
 
     z_loss: float = 0.0
     """Weight of the squared log-normaliser (PaLM, arXiv 2204.02311, section 5); 0 = off."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all ids its head knows (arXiv 1512.00567); 0 = off."""
     cross_entropy: str = "auto"
     """A name in `nextflow_jax.ops.cross_entropy.IMPLEMENTATIONS`, or "auto"."""
 
@@ -31,6 +34,9 @@ class ObjectiveConfig:
         """The rules this objective breaks."""
         if self.z_loss < 0:
             yield Fault("z_loss", self.z_loss, "must not be negative", "use 0.0 to switch it off, or 1e-4")
+        if not 0 <= self.label_smoothing < 1:
+            rule = "is a share of the target, at least 0 and below 1"
+            yield Fault("label_smoothing", self.label_smoothing, rule, "use 0.0 to switch it off, or 0.1")
         choices = ("auto", *IMPLEMENTATIONS)
         if self.cross_entropy not in choices:
             rule = f"must be one of {', '.join(choices)}"
@@ -47,11 +53,15 @@ def decoder_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """The loss of logits; see `reduce_losses`. With separate heads the logits of each modality are normalised apart."""
     if model.head == "shared":
-        losses = token_losses(logits, targets)
+        losses = token_losses(logits, targets, objective.label_smoothing)
     else:
         offset, used = model.vocabulary.vision_offset, model.vocabulary.used
         parts = (logits[..., :offset], logits[..., offset:used])
-        losses = _by_modality([token_losses(*part) for part in zip(parts, _own_ids(targets, model))], targets, model)
+        losses = _by_modality(
+            [token_losses(*part, objective.label_smoothing) for part in zip(parts, _own_ids(targets, model))],
+            targets,
+            model,
+        )
     return reduce_losses(losses, targets, loss_weights, scale_index, model, objective)
 
 
@@ -65,14 +75,14 @@ def hidden_loss(
     objective: ObjectiveConfig,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The loss of hidden states and head weights, without keeping logits where they are many; see `reduce_losses`."""
+    cross_entropy = functools.partial(
+        linear_cross_entropy, label_smoothing=objective.label_smoothing, implementation=objective.cross_entropy
+    )
     if isinstance(head, SeparateHeads):
-        parts = [
-            linear_cross_entropy(hidden, weights, ids, implementation=objective.cross_entropy)
-            for weights, ids in zip(head, _own_ids(targets, model))
-        ]
+        parts = [cross_entropy(hidden, weights, ids) for weights, ids in zip(head, _own_ids(targets, model))]
         losses = _by_modality(parts, targets, model)
     else:
-        losses = linear_cross_entropy(hidden, head, targets, implementation=objective.cross_entropy)
+        losses = cross_entropy(hidden, head, targets)
     return reduce_losses(losses, targets, loss_weights, scale_index, model, objective)
 
 
@@ -88,7 +98,7 @@ def reduce_losses(
 
     "loss" carries the loss weights. The others count every position with a positive weight once, so that they compare
     between runs with different weightings: "cross_entropy/..." (nats) and "accuracy/..." for text, vision and scale_01
-    to scale_KK. <boi> predicts scale 1.
+    to scale_KK. <boi> predicts scale 1. Label smoothing changes "loss" alone.
 
     Args:
       losses: of each position.
@@ -99,7 +109,7 @@ def reduce_losses(
       objective: the z-loss.
     """
     weight = loss_weights.astype(jnp.float32)
-    total = losses.cross_entropy
+    total = losses.smoothed
     if objective.z_loss:
         total = total + objective.z_loss * jnp.square(losses.log_normaliser)
     metrics = {"loss": (jnp.sum(weight * total), jnp.sum(weight))}

@@ -21,7 +21,7 @@ def loss(decoder, variables, batch):
     hidden, _ = decoder.apply(variables, DecoderInputs.of(batch), method="hidden")
     labels = (batch["targets"], batch["loss_weights"], batch["scale_index"])
     head = decoder.apply(variables, method="head_weights")
-    return hidden_loss(hidden, head, *labels, decoder.config, ObjectiveConfig(cross_entropy="chunked"))
+    return hidden_loss(hidden, head, *labels, decoder.config, ObjectiveConfig(cross_entropy="fused"))
 
 
 def test_loss_metrics_and_gradients_equal_those_of_one_device():

@@ -62,7 +62,7 @@ def test_metrics_count_each_target_once_by_modality_and_scale():
     assert metrics["accuracy/scale_01"][1] == 6 and metrics["accuracy/scale_04"][1] == 0
 
 
-@pytest.mark.parametrize("implementation", ["reference", "chunked"])
+@pytest.mark.parametrize("implementation", ["reference", "fused"])
 def test_hidden_states_and_head_give_the_same_as_logits(implementation):
     rng = np.random.default_rng(1)
     hidden = jnp.asarray(rng.normal(size=(*BATCH["tokens"].shape, 8)), jnp.float32)
@@ -89,7 +89,22 @@ def test_metrics_add_up_over_parts_of_a_batch():
         np.testing.assert_allclose(weight, sum(half[name][1] for half in halves), rtol=1e-6)
 
 
+def test_label_smoothing_changes_what_is_minimised_and_no_metric():
+    plain, smooth = loss_of(logits()), loss_of(logits(), label_smoothing=0.1)
+    cross_entropy, normaliser, _ = per_token()
+    weights = np.asarray(BATCH["loss_weights"], np.float64)
+    mean = normaliser - np.asarray(logits(), np.float64).mean(-1)
+    expected = (weights * (0.9 * cross_entropy + 0.1 * mean)).sum() / weights.sum()
+    np.testing.assert_allclose(smooth[0], expected, rtol=1e-5)
+    for name in set(plain[1]) - {"loss"}:
+        assert plain[1][name] == smooth[1][name]
+
+
+BROKEN = ObjectiveConfig(z_loss=-1.0, cross_entropy="fuse", label_smoothing=1.0)
+
+
 def test_broken_rules_are_named():
-    faults = {fault.field: str(fault) for fault in ObjectiveConfig(z_loss=-1.0, cross_entropy="chunk").faults()}
-    assert "did you mean chunked" in faults["cross_entropy"]
+    faults = {fault.field: str(fault) for fault in BROKEN.faults()}
+    assert "did you mean fused" in faults["cross_entropy"]
     assert "must not be negative" in faults["z_loss"]
+    assert "below 1" in faults["label_smoothing"]

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from jaxtyping import Array, Float, Int
 
 from nextflow_jax.config import choose
-from nextflow_jax.ops.cross_entropy import chunked, reference
+from nextflow_jax.ops.cross_entropy import fused, reference
 from nextflow_jax.ops.cross_entropy.reference import TokenLosses
 
 IMPLEMENTATIONS: dict[str, Callable[..., TokenLosses]] = {
     "reference": reference.linear_cross_entropy,
-    "chunked": chunked.linear_cross_entropy,
+    "fused": fused.linear_cross_entropy,
 }
 
 PLAIN_LOGITS = 2**26
@@ -26,6 +26,7 @@ def linear_cross_entropy(
     head: Float[Array, "D V"],
     targets: Int[Array, "B S"],
     *,
+    label_smoothing: float = 0.0,
     implementation: str = "auto",
 ) -> TokenLosses:
     """Cross-entropy of softmax(hidden @ head) at every position, with logits and losses in float32.
@@ -34,11 +35,17 @@ def linear_cross_entropy(
       hidden: the decoder's last hidden states, any float dtype.
       head: output weights; cast to the dtype of `hidden` for the product.
       targets: ids in [0, V); positions without a target carry any id and are weighted by zero later.
-      implementation: a name in `IMPLEMENTATIONS`, or "auto": "reference" up to `PLAIN_LOGITS` logits, else "chunked".
+      label_smoothing: share of the target that is spread over all V ids (Szegedy et al., arXiv 1512.00567).
+      implementation: a name in `IMPLEMENTATIONS`, or "auto": "reference" up to `PLAIN_LOGITS` logits, else "fused".
+
+    All V columns are in the normaliser and in the smoothed target, those past the last id that is used
+    (`Vocabulary.used`) too: as rows of the head that are never a target, they learn to stay small.
 
     Raises:
       UserError: an unknown implementation.
     """
     if implementation == "auto":
-        implementation = "reference" if targets.size * head.shape[1] <= PLAIN_LOGITS else "chunked"
-    return choose("cross-entropy implementation", implementation, IMPLEMENTATIONS)(hidden, head, targets)
+        implementation = "reference" if targets.size * head.shape[1] <= PLAIN_LOGITS else "fused"
+    return choose("cross-entropy implementation", implementation, IMPLEMENTATIONS)(
+        hidden, head, targets, label_smoothing=label_smoothing
+    )
