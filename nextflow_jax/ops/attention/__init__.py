@@ -15,18 +15,19 @@ from jaxtyping import Array, Float, Int
 from nextflow_jax import sharding
 from nextflow_jax.config import choose
 from nextflow_jax.errors import UserError
-from nextflow_jax.ops.attention import chunked, reference
+from nextflow_jax.ops.attention import chunked, reference, splash
 from nextflow_jax.ops.attention.sharded import sharded
 
 IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "reference": reference.attend,
     "chunked": chunked.attend,
+    "splash": splash.attend,
 }
 
-LIMITS: dict[str, Callable[[jax.Array, jax.Array], str]] = {}
+LIMITS: dict[str, Callable[[jax.Array, jax.Array], str]] = {"splash": splash.limit}
 """Implementation -> (q, k) -> why it cannot take arrays of these shapes and dtypes, "" when it can."""
 
-AUTO: dict[str, str] = {"cpu": "chunked", "gpu": "chunked", "tpu": "chunked"}
+AUTO: dict[str, str] = {"cpu": "chunked", "gpu": "chunked", "tpu": "splash"}
 """Platform -> the implementation that "auto" means there."""
 
 FALLBACK = "chunked"
