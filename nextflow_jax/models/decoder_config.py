@@ -12,6 +12,7 @@ from nextflow_jax.vocabulary import Vocabulary
 DTYPES = ("float32", "bfloat16")
 CONNECTORS = ("linear", "mlp")
 HEADS = ("shared", "separate")
+CODE_HALVES = ("both", "semantic", "pixel")
 REMAT = ("none", "full", "dots")
 
 
@@ -48,6 +49,10 @@ class DecoderConfig:
     """The head is the token embedding, transposed; of separate heads, the text head alone."""
     connector: str = "linear"
     """From code features to the model's width: "linear", or "mlp" (one hidden layer of the model's width, GELU)."""
+    code_halves: str = "both"
+    """Which half of each code's features enters: "both", "semantic" or "pixel". What is predicted does not change."""
+    semantic_dim: int = 0
+    """How many of a code's first dimensions are its semantic half; needed unless both halves enter."""
     scale_embeddings: bool = True
     """A learned vector for each scale index, at vision positions."""
     scale_count_encoding: bool = True
@@ -74,6 +79,12 @@ class DecoderConfig:
         """`param_dtype` as a dtype."""
         return jnp.dtype(self.param_dtype)
 
+    @property
+    def input_dims(self) -> slice:
+        """The dimensions of a code that enter."""
+        halves = {"semantic": slice(self.semantic_dim), "pixel": slice(self.semantic_dim, None)}
+        return halves.get(self.code_halves, slice(None))
+
     def faults(self) -> Iterator[Fault]:
         """The rules this architecture breaks."""
         positive = ("code_dim", "max_scales", "layers", "width", "heads", "kv_heads", "head_size", "mlp_width")
@@ -90,11 +101,15 @@ class DecoderConfig:
                 f"must be three counts that sum to head_size / 2 = {self.head_size / 2:g}",
                 "use about 1/4, 3/8, 3/8 of it, as Qwen2.5-VL's (16, 24, 24) for 64",
             )
+        if self.code_halves in CODE_HALVES[1:] and not 0 < self.semantic_dim < self.code_dim:
+            rule = f"code_halves = {self.code_halves!r} needs codes of two halves, 0 < semantic_dim < {self.code_dim}"
+            yield Fault("semantic_dim", self.semantic_dim, rule, "use code_halves 'both' with a single codebook")
         if self.initializer_range < 0:
             yield Fault("initializer_range", self.initializer_range, "must not be negative", "use 0.02")
         choices = {
             "connector": CONNECTORS,
             "head": HEADS,
+            "code_halves": CODE_HALVES,
             "remat": REMAT,
             "dtype": DTYPES,
             "param_dtype": DTYPES,

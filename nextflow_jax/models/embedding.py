@@ -18,8 +18,8 @@ class Embedding(nn.Module):
     """Input vectors of text and vision positions (NextFlow, sections on visual inputs; recipe section 4).
 
     Text and special positions take a row of the unified table. A vision position takes the weighted sum of its source
-    codes' embeddings, or given features, through the connector, plus its scale's embedding. <boi> and vision positions
-    also carry the encoding of the image's number of scales.
+    codes' embeddings, or given features, both halves or one, through the connector, plus its scale's embedding. <boi>
+    and vision positions also carry the encoding of the image's number of scales.
     """
 
     config: DecoderConfig
@@ -56,7 +56,7 @@ class Embedding(nn.Module):
         if vision_features is None:
             codes = _look_up(self.codes.astype(dtype), "codes", vision_ids)
             vision_features = jnp.einsum("BSTC,BST->BSC", codes, vision_weights.astype(dtype))
-        vision = self.connector(vision_features.astype(dtype))
+        vision = self.connector(vision_features[..., self.config.input_dims].astype(dtype))
         if self.config.scale_embeddings:
             vision = vision + _look_up(self.scales.astype(dtype), "scales", jnp.maximum(scale_index - 1, 0))
         x = jnp.where(is_vision, vision, _look_up(self.tokens.astype(dtype), "vocab", tokens))

@@ -54,6 +54,10 @@ class ContrastiveExperiment(Experiment):
             rule = f"must be multiples of model.vit.patch = {patch}"
             yield Fault("pictures.size", self.pictures.size, rule, f"use {near}")
 
+    def needs_whole_batch(self) -> str:
+        """Its loss compares all pairs."""
+        return "the contrastive loss compares every picture of the batch with every caption"
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerExperiment(Experiment):
@@ -112,6 +116,16 @@ class TokenizerExperiment(Experiment):
             yield Fault("freeze_codebook", True, "would freeze random codes", fix)
         if not 0 <= self.mirror_share <= 1:
             yield Fault("mirror_share", self.mirror_share, "is a share", "use a number from 0 to 1")
+
+    def needs_whole_batch(self) -> str:
+        """Whatever is kept from batch to batch, or is a property of one."""
+        if not self.freeze_codebook:
+            return "the codebook's statistics are kept from batch to batch, unless freeze_codebook"
+        if self.adversarial.weight:
+            return "adversarial training keeps statistics from batch to batch"
+        if self.loss.entropy_batch:
+            return "loss.entropy_batch is about the codes of the whole batch"
+        return ""
 
     def _single_codebook_faults(self) -> Iterator[Fault]:
         """A single codebook has no semantic branch, so nothing that only such a branch can use."""
@@ -200,16 +214,18 @@ class DecoderExperiment(Experiment):
         """This experiment with the sizes of the shards' tokenizers.
 
         Raises:
-          UserError: a size of `model` that is set already differs from theirs; names all that do.
+          UserError: a size of `model` that is set already differs from theirs; names all that do. `max_scales` may be
+            larger: a stage of a chain has room for what later ones need.
         """
         manifest = read_manifest(self.pipeline.shards)
         codec = load_bundle(pathlib.Path(self.pipeline.shards) / TOKENIZER_DIRECTORY).codec
         scales = manifest.schedule_family.max_scales + int(self.pipeline.last_scale_context)
-        known = (manifest.text_size, manifest.codebook_size, codec.codebook.shape[1], scales)
+        semantic = codec.config.quantizer.semantic_dim
+        known = (manifest.text_size, manifest.codebook_size, codec.codebook.shape[1], scales, semantic)
         differing = [
             f"config.model.{name} = {ours}: the shards have {theirs}"
             for (name, ours), theirs in zip(self._sizes().items(), known)
-            if ours not in (FROM_SHARDS, theirs)
+            if ours not in (FROM_SHARDS, theirs) and not (name == "max_scales" and ours > theirs)
         ]
         if differing:
             raise UserError(f"{'; '.join(differing)}; {FROM_SHARDS} takes the shards' size")
@@ -217,14 +233,20 @@ class DecoderExperiment(Experiment):
 
     def with_placeholder_sizes(self) -> "DecoderExperiment":
         """See `Experiment`."""
-        return self.with_sizes(1, 1, 1, 1)
+        return self.with_sizes(1, 1, 2, 1, 1)
 
-    def with_sizes(self, text_size: int, codebook_size: int, code_dim: int, max_scales: int) -> "DecoderExperiment":
-        """This experiment with every FROM_SHARDS size of `model` set to these; others stay."""
-        known = (text_size, codebook_size, code_dim, max_scales)
-        text, codes, dim, scales = (ours or value for ours, value in zip(self._sizes().values(), known))
-        vocabulary = dataclasses.replace(self.model.vocabulary, text_size=text, codebook_size=codes)
-        model = dataclasses.replace(self.model, vocabulary=vocabulary, code_dim=dim, max_scales=scales)
+    def with_sizes(
+        self, text_size: int, codebook_size: int, code_dim: int, max_scales: int, semantic_dim: int
+    ) -> "DecoderExperiment":
+        """This experiment with every FROM_SHARDS size of `model` set to these; others stay.
+
+        `semantic_dim` goes to a model that takes one half of the codes; others have no use for it.
+        """
+        known = (text_size, codebook_size, code_dim, max_scales, semantic_dim)
+        sizes = {name: ours or value for (name, ours), value in zip(self._sizes().items(), known)}
+        of_vocabulary = {name: sizes.pop(f"vocabulary.{name}") for name in ("text_size", "codebook_size")}
+        vocabulary = dataclasses.replace(self.model.vocabulary, **of_vocabulary)
+        model = dataclasses.replace(self.model, vocabulary=vocabulary, **sizes)
         return dataclasses.replace(self, model=model)
 
     def _sizes(self) -> dict[str, int]:
@@ -234,6 +256,7 @@ class DecoderExperiment(Experiment):
             "vocabulary.codebook_size": vocabulary.codebook_size,
             "code_dim": self.model.code_dim,
             "max_scales": self.model.max_scales,
+            **({} if self.model.code_halves == "both" else {"semantic_dim": self.model.semantic_dim}),
         }
 
 

@@ -45,7 +45,8 @@ def build(spec):
     tokenizer = build(made_by or spec.replace(":decoder", ":tokenizer")).model
     scales = tokenizer.family.max_scales + int(experiment.pipeline.last_scale_context)
     quantizer = tokenizer.quantizer
-    return experiment.with_sizes(experiment.extraction.text.vocab_size, quantizer.codes, quantizer.dim, scales)
+    text = experiment.extraction.text.vocab_size
+    return experiment.with_sizes(text, quantizer.codes, quantizer.dim, scales, quantizer.semantic_dim)
 
 
 def abstract_variables(experiment):

@@ -33,6 +33,7 @@ def embed(config, p, row):
         scale, count = row["scale_index"][i], row["num_scales"][i]
         if scale > 0:
             x = sum(w * p["codes"][c] for c, w in zip(row["vision_ids"][i], row["vision_weights"][i]))
+            x = x[config.input_dims]
             if "hidden" in p["connector"]:
                 x = gelu(x @ p["connector"]["hidden"]["kernel"] + p["connector"]["hidden"]["bias"])
             out[i] = x @ p["connector"]["out"]["kernel"] + p["connector"]["out"]["bias"]

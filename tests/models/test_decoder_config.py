@@ -22,6 +22,8 @@ BROKEN = {
     "remat": ("ful", "did you mean full"),
     "dtype": ("bf16", "must be one of float32, bfloat16"),
     "connector": ("conv", "must be one of linear, mlp"),
+    "head": ("seperate", "did you mean separate"),
+    "code_halves": ("pixels", "did you mean pixel"),
     "attention": ("chunk", "did you mean chunked"),
 }
 
@@ -32,3 +34,11 @@ def test_broken_rules_are_named(field):
     faults = list(decoder_preset("tiny", Vocabulary(100, 50), 16, 5, **{field: value}).faults())
     assert [fault.field for fault in faults] == [field]
     assert re.search(message, str(faults[0]))
+
+
+@pytest.mark.parametrize("semantic_dim", [0, 16])
+def test_one_half_of_codes_needs_codes_of_two(semantic_dim):
+    config = decoder_preset("tiny", Vocabulary(100, 50), 16, 5, code_halves="pixel", semantic_dim=semantic_dim)
+    faults = list(config.faults())
+    assert [fault.field for fault in faults] == ["semantic_dim"]
+    assert "use code_halves 'both' with a single codebook" in str(faults[0])

@@ -48,6 +48,22 @@ def test_the_count_of_scales_is_told_apart():
     assert sinusoidal(jnp.ones((1, 1), jnp.int32), 7).shape == (1, 1, 7)
 
 
+@pytest.mark.parametrize(("halves", "entering"), [("both", range(6)), ("semantic", range(2)), ("pixel", range(2, 6))])
+def test_the_chosen_half_of_the_codes_enters_and_no_other(halves, entering):
+    config = random_rows.tiny_config(code_halves=halves, semantic_dim=2)
+    _, variables = random_rows.make_decoder(config)
+    before = embedded(config, variables, BATCH)
+    assert variables["params"]["embedding"]["connector"]["out"]["kernel"].shape == (len(entering), 32)
+    for dim in range(6):
+        codes = variables["params"]["embedding"]["codes"]
+        changed = {**variables["params"]["embedding"], "codes": codes.at[:, dim].add(1.0)}
+        after = embedded(config, {"params": {"embedding": changed}}, BATCH)
+        features = jnp.einsum("BSTC,BST->BSC", changed["codes"][BATCH["vision_ids"]], BATCH["vision_weights"])
+        given = embedded(config, variables, {**BATCH, "vision_features": features})
+        np.testing.assert_allclose(given, after, atol=1e-5)
+        assert np.array_equal(before, after) == (dim not in entering)
+
+
 @pytest.mark.parametrize("boxed", [True, False])
 def test_with_codebook_replaces_the_vision_table_alone(boxed):
     config = random_rows.tiny_config()

@@ -101,8 +101,22 @@ def test_sizes_come_from_the_shards_and_set_ones_must_agree(tmp_path):
     assert complete.model.vocabulary.text_size == tiny_models.text_tokenizer().size
     assert (complete.model.vocabulary.codebook_size, complete.model.code_dim, complete.model.max_scales) == (24, 8, 3)
     assert complete.with_input_sizes() == complete
-    other = broken(experiment, model=dataclasses.replace(complete.model, code_dim=7, max_scales=9))
-    with pytest.raises(UserError, match="config.model.code_dim = 7: the shards have 8; config.model.max_scales = 9"):
+    other = broken(experiment, model=dataclasses.replace(complete.model, code_dim=7, max_scales=2))
+    with pytest.raises(UserError, match="config.model.code_dim = 7: the shards have 8; config.model.max_scales = 2"):
+        other.with_input_sizes()
+    roomy = broken(experiment, model=dataclasses.replace(complete.model, max_scales=9))
+    assert roomy.with_input_sizes() == roomy
+
+
+def test_a_model_that_takes_one_half_of_the_codes_is_told_where_it_ends(tmp_path):
+    small.write_shards(tmp_path / "shards")
+    experiment = small.decoder(tmp_path / "shards")
+    model = dataclasses.replace(experiment.model, code_halves="semantic")
+    complete = prepare_experiment(to_config_dict(broken(experiment, model=model)), num_devices=8)
+    assert complete.model.input_dims == slice(tiny_models.TOKENIZER_CONFIG.quantizer.semantic_dim)
+    preflight(broken(experiment, model=model).with_placeholder_sizes())
+    other = broken(experiment, model=dataclasses.replace(model, semantic_dim=4))
+    with pytest.raises(UserError, match="config.model.semantic_dim = 4: the shards have 3"):
         other.with_input_sizes()
 
 
