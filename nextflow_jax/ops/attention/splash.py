@@ -27,10 +27,9 @@ MIN_QUERIES = 128
 BLOCKS = ((2**15, 1024), (2**11, 512), (2**8, 256), (0, 128))
 """(positions from which on, positions of a block), for queries and keys alike.
 
-Large blocks lose less time between grid points, which are visited whether they have work or not; small ones follow short
-documents more closely. By the makers' figures, not measured here: a grid point costs about 0.3 us, as does the work of
-512 x 512 at head size 128 on a v5p. 1024 x 1024 float32 scores take 4 of the 16 MiB of vector memory; 2048 do not
-compile.
+Large blocks lose less time between grid points, which are visited whether they have work or not; small ones follow
+short documents more closely (experiments/bench/attention.py prints how closely). 1024 x 1024 float32 scores take 4 of
+the 16 MiB of vector memory; 2048 do not compile.
 """
 
 UNROLLED_ROWS = 4

@@ -34,10 +34,10 @@ def value_and_gradients(attend, q, k, v, start, end):
 MESHES = [
     (MeshConfig(data=2, fsdp=1, tensor=2, context=2), 24),
     (MeshConfig(fsdp=2, context=4), 24),
-    (MeshConfig(data=1, context=8), 24),
+    (MeshConfig(context=8), 24),
     (MeshConfig(data=2, tensor=2, context=2), 40),
 ]
-"""Meshes and numbers of keys; 40 keys for 24 queries are a cache's."""
+"""Meshes and numbers of keys; 40 keys for 24 queries are a cache's; an eighth of 24 has no halves to exchange."""
 
 
 @pytest.mark.parametrize(("config", "keys"), MESHES)
@@ -66,6 +66,21 @@ def test_the_kernel_sees_its_part_alone():
     with sharding.logical_context(sharding.make_mesh(MeshConfig(tensor=2, context=4)), sharding.make_rules()):
         jax.eval_shape(functools.partial(attention.sharded, kernel), *random_case(0, 2, 24, 24))
     assert seen == [((2, 6, 2, 8), (2, 24, 1, 8), (2, 24, 1, 8), (2, 6), (2, 6))]
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_devices_see_equally_much_of_a_causal_row(parts):
+    """What a device counts comes back with each of its queries; in order, the last would count most of all."""
+
+    def count(q, k, v, start, end):
+        return jnp.broadcast_to((end - start).sum().astype(q.dtype), q.shape)
+
+    q, k, v, start, _ = random_case(0, 1, 64, 64)
+    end = jnp.arange(64, dtype=jnp.int32)[None] + 1
+    with sharding.logical_context(sharding.make_mesh(MeshConfig(context=parts)), sharding.make_rules()):
+        run = jax.jit(functools.partial(attention.sharded, count))
+        counted = run(*(jnp.concatenate([x] * (8 // parts)) for x in (q, k, v, jnp.zeros_like(start), end)))
+    np.testing.assert_array_equal(counted, 64 * 65 / 2 / parts)
 
 
 def test_what_the_mesh_does_not_divide_is_refused_by_name():
