@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nextflow_jax import compile_cache
+from nextflow_jax.bundle import load_bundle
 from nextflow_jax.data.pipeline import make_batches
 from nextflow_jax.data.shards import open_shards
 from nextflow_jax.errors import UserError, run_entry_point
@@ -74,7 +75,9 @@ def validation_figures(experiment: DecoderExperiment, params: Any) -> dict[str, 
     measure = jax.jit(lambda params, batch: task.loss(params, {}, {}, batch, key, step)[1][0])
     sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
     seen = 0
-    batches = make_batches(pipeline, shards, SPLIT, 0, experiment.train.batch_size, 0, 0, 1)
+    accumulated = pipeline.sequence.inputs == "accumulated"
+    accumulate = load_bundle(shards.tokenizer_path).codec.accumulate if accumulated else None
+    batches = make_batches(pipeline, shards, SPLIT, 0, experiment.train.batch_size, 0, 0, 1, accumulate=accumulate)
     while seen < documents:
         batch = next(batches)
         seen += sum(len(set(row[row > 0].tolist())) for row in batch["document"])
