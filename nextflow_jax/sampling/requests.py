@@ -13,7 +13,8 @@ from jaxtyping import Float, Int, UInt8
 
 from nextflow_jax.sampling.settings import SamplingSettings
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
+"""Rows, columns, RGB."""
 
 THOUGHT_TOKENS = 128
 """Longest thought of `think_then_draw` if nothing else is said."""

@@ -96,7 +96,7 @@ def parse_resolution(text: str) -> Size | str:
     return text
 
 
-def nearest_size(width: float, height: float, family: ScheduleFamily) -> Size:
+def nearest_size(width: float | int, height: float | int, family: ScheduleFamily) -> Size:
     """The family's size whose logarithm of width / height is nearest; then the one of most pixels, then the first.
 
     Args:
@@ -124,7 +124,7 @@ def written_size(texts: Sequence[str], family: ScheduleFamily) -> Size | None:
     return None
 
 
-def _ratio(text: str) -> tuple[float, float] | None:
+def _ratio(text: str) -> tuple[float | int, float | int] | None:
     """(width, height) of "W:H" or of a name."""
     if text in RATIOS:
         return RATIOS[text]

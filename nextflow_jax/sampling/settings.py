@@ -46,7 +46,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         # JSON knows lists only; a frozen value must be hashable.
-        for name in (*_PICTURE_FIELDS, "guidance_scales"):
+        for name in _PICTURE_FIELDS:
             value = getattr(self, name)
             if isinstance(value, Sequence):
                 object.__setattr__(self, name, tuple(value))

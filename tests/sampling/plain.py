@@ -9,7 +9,7 @@ from nextflow_jax import sequence
 from nextflow_jax.models.decoder import Decoder, DecoderInputs
 from nextflow_jax.sequence import ImageSegment, TextSegment
 
-LENGTH, DOCUMENTS = 128, 5
+LENGTH, DOCUMENTS = 128, 8
 """All calls are padded to these: one compiled program."""
 
 

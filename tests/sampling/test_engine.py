@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nextflow_jax.sampling import batches
-from nextflow_jax.sampling.engine import Engine
+from nextflow_jax.sampling.answers import Answer
+from nextflow_jax.sampling.engine import Engine, Pace
 from nextflow_jax.sampling.phases import Phases
 from nextflow_jax.sampling.prompts import make_prompts
 from nextflow_jax.sampling.requests import Request
@@ -22,6 +23,7 @@ START = 1 + len(tiny_models.text_tokenizer().encode(PROMPT))
 IMAGE = CODES + 1
 """Positions a picture takes: <boi>, the finer scales, <eoi>."""
 ROWS = 3
+WHOLE = Pace()
 
 
 class Scripted(Phases):
@@ -51,7 +53,7 @@ def one_shape_for_all(monkeypatch):
     monkeypatch.setattr(batches, "LEAST_SLOTS", 128)
 
 
-def run(scripts, max_positions=96, **options):
+def run(scripts, max_positions=96, pace=WHOLE, **options):
     """Answers to one prompt a script; a script maps an offset from the prompt's end to what is written there."""
     engine = scripted_engine()
     engine._phases.script = np.full((ROWS, 128), 3, np.int32)
@@ -59,7 +61,11 @@ def run(scripts, max_positions=96, **options):
         for offset, token in scripts[min(row, len(scripts) - 1)].items():
             engine._phases.script[row, START + offset] = token
     bundle = tiny_models.bundle(max_positions=max_positions)
-    return engine.run(make_prompts([Request((PROMPT,), **options)] * ROWS, bundle))[: len(scripts)]
+    prompts = make_prompts([Request((PROMPT,), **options)] * ROWS, bundle)
+    answers = [Answer.start(prompt) for prompt in prompts]
+    for _ in engine.steps(answers, pace):
+        pass
+    return answers[: len(scripts)]
 
 
 def kinds(answer):
@@ -101,3 +107,35 @@ def test_positions_bound_everything():
     assert kinds(narrow) == [[3, 7, 3]], "no picture is opened that has no room"
     [wide] = run([{1: BOI}], max_positions=START + 1 + CODES, max_text_tokens=3)
     assert kinds(wide) == [[3, BOI], "image"] and wide.finish == "positions"
+
+
+def test_a_thought_comes_before_its_picture_in_any_case():
+    """It ends where the model opens the picture or would end, or when it is used up; what follows has its own cap."""
+    thought = {"begin_with_image": True, "max_thought_tokens": 3}
+    opened, ended, cut = run([{1: BOI}, {2: EOS}, {3 + IMAGE + 1: EOS}], max_text_tokens=9, **thought)
+    assert kinds(opened) == [[3, BOI], "image", [3] * 9] and opened.finish == "text_limit"
+    assert kinds(ended)[:2] == [[3, 3, EOS], "image"]
+    assert kinds(cut) == [[3, 3, 3], "image", [3, EOS]] and cut.finish == "end"
+    assert [piece.is_thought for piece in cut.pieces if not piece.is_image] == [True, False]
+    [silent] = run([{}], max_text_tokens=0, **thought)
+    assert kinds(silent) == [[3, 3, 3], "image"] and silent.finish == "image_limit"
+
+
+def test_a_thought_leaves_room_for_its_picture():
+    options = {"begin_with_image": True, "max_thought_tokens": 50, "max_text_tokens": 5}
+    [cut] = run([{}], max_positions=START + 2 + CODES, **options)
+    assert kinds(cut) == [[3, 3], "image"] and cut.finish == "positions"
+    [none] = run([{}], max_positions=START + CODES, **options)
+    assert kinds(none) == ["image"] and none.finish == "positions"
+
+
+def test_the_pace_changes_nothing():
+    """Text two tokens at a time and pictures scale by scale, some rows ahead of others."""
+    scripts = [{2: BOI, 2 + IMAGE + 1: BOI, 2 + 2 * IMAGE + 1: EOS}, {1: EOS}, {0: BOI, IMAGE + 3: EOS}]
+    whole = run(scripts, max_images=2, max_text_tokens=9)
+    slow = run(scripts, max_images=2, max_text_tokens=9, pace=Pace(2, by_scale=True))
+    for ours, theirs in zip(slow, whole, strict=True):
+        assert kinds(ours) == kinds(theirs) and ours.finish == theirs.finish and ours.length == theirs.length
+        for mine, other in zip(ours.pieces, theirs.pieces):
+            assert np.array_equal(mine.tokens, other.tokens)
+            np.testing.assert_allclose(mine.log_probs, other.log_probs, atol=1e-5)

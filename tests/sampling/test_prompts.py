@@ -25,6 +25,28 @@ def test_a_prompt_is_laid_out_as_in_training_with_and_without_its_condition():
     assert prompt.schedule == bundle.codec.family.schedule((12, 12))
 
 
+def test_the_unguided_half_can_lack_pictures_too():
+    """Nothing but <bos>, which is a text-to-image document whose text was dropped."""
+    bundle, picture = tiny_models.bundle(last_scale_context=True), tiny_models.picture(0, (8, 16))
+    settings = SamplingSettings(guidance=2.0, guidance_drops="all")
+    [prompt] = make_prompts([edit([picture, picture], "make it blue", settings=settings)], bundle)
+    before = plain.image(bundle, (8, 16), picture=picture, context=True)
+    assert same(prompt.guided, plain.layout(bundle, [before, before, plain.text(bundle, "make it blue")]))
+    assert same(prompt.unguided, plain.layout(bundle, [])) and len(prompt.unguided) == 1
+    [asked] = make_prompts([Request((picture, "a red sun"), max_images=0, settings=settings)], bundle)
+    assert same(asked.guided, asked.unguided) and not asked.is_guided
+
+
+def test_sizes_that_the_text_may_choose_need_room_for_the_largest():
+    bundle = tiny_models.bundle()
+    square, wide = (make_prompts([text_to_image("sun", size=size)], bundle)[0] for size in ((12, 12), "2:1"))
+    [auto] = make_prompts([text_to_image("sun", size="auto")], bundle)
+    assert (square.picture_codes, wide.picture_codes, auto.picture_codes) == (14, 12, 14)
+    assert auto.size_after([]) == (12, 12) and auto.size_after(["<size 2:1>"]) == (8, 16)
+    [told] = make_prompts([text_to_image("sun <size 8x16>", size="auto")], bundle)
+    assert told.size_after([]) == (8, 16) and told.size_after(["no, <size 1:1>"]) == (12, 12)
+
+
 def test_a_question_about_a_picture_keeps_its_words():
     bundle = tiny_models.bundle()
     request = Request((tiny_models.picture(0), "a red sun"), max_images=0)
@@ -55,6 +77,15 @@ def test_pictures_of_a_batch_keep_their_own_codes():
         (Request(("sun",), max_text_tokens=-1), "max_text_tokens -1"),
         (Request(("sun",), begin_with_image=True, max_images=0), "max_images 0 forbids"),
         (Request(("sun",), max_text_tokens=0), "leaves nothing to write"),
+        (Request(("sun",), max_thought_tokens=4), "set begin_with_image too"),
+        (Request(("sun",), begin_with_image=True, max_thought_tokens=-1), "max_thought_tokens -1"),
+        (text_to_image("sun", size="huge"), "size 'huge'"),
+        (text_to_image("sun", size="condition"), "the prompt has no picture"),
+        (text_to_image("sun", settings=SamplingSettings(guidance_scales=(4, 9))), "have 3"),
+        (
+            edit([tiny_models.picture(0)] * 8, "sun"),
+            "120 of them are 8 pictures: leave some out",
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_refused(request_, message):

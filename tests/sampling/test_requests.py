@@ -1,81 +1,70 @@
-"""Requests from JSON documents, and what a wrong document is told."""
-
-import json
+"""Tasks as requests: documents laid out as training shows them, caps that fit."""
 
 import numpy as np
-import pytest
-from PIL import Image
 
-from nextflow_jax.errors import UserError
-from nextflow_jax.sampling.documents import read_document
-from nextflow_jax.sampling.requests import caption, edit, text_to_image
-from nextflow_jax.sampling.resolutions import parse_resolution as parse_size
+from nextflow_jax.sampling.requests import (
+    GeneratedImage,
+    GeneratedText,
+    Result,
+    answer,
+    caption,
+    edit,
+    frames,
+    in_context,
+    story,
+    text_to_image,
+    think_then_draw,
+)
 from tests import tiny_models
 
-
-def write(folder, content):
-    path = folder / "document.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return path
+A, B, C = (tiny_models.picture(seed) for seed in range(3))
 
 
-def test_tasks_are_requests_with_the_right_caps():
-    picture = tiny_models.picture(0)
-    drawing, telling, editing = text_to_image("sun", seed=3), caption(picture), edit(picture, "make it blue")
-    assert drawing.begin_with_image and drawing.max_images == 1 and drawing.max_text_tokens == 0 and drawing.seed == 3
-    assert not telling.begin_with_image and telling.max_images == 0 and telling.max_text_tokens > 0
-    assert editing.begin_with_image and editing.document[0] is picture and editing.document[1] == "make it blue"
+def parts(request):
+    """The document with pictures by their letter."""
+    letters = {id(A): "A", id(B): "B", id(C): "C"}
+    return [item if isinstance(item, str) else letters[id(item)] for item in request.document]
 
 
-def test_a_document_is_read_with_its_pictures(tmp_path):
-    Image.fromarray(tiny_models.picture(1)).save(tmp_path / "sun.png")
-    options = {"max_images": 2, "max_text_tokens": 9, "size": "8x16", "begin_with_image": True}
-    segments = [{"text": "make it blue"}, {"image": "sun.png"}]
-    request = read_document(write(tmp_path, {"segments": segments, "generate": options}))
-    assert request.document[0] == "make it blue" and np.array_equal(request.document[1], tiny_models.picture(1))
-    assert (request.max_images, request.max_text_tokens, request.size, request.begin_with_image) == (
-        2,
-        9,
-        (8, 16),
-        True,
-    )
-    plain = read_document(write(tmp_path, {"segments": segments}))
-    assert plain.size is None and not plain.begin_with_image
+def test_drawing_tasks_give_one_picture_and_nothing_else():
+    requests = {
+        "text_to_image": text_to_image("sun", instruction="draw", seed=3),
+        "edit": edit(A, "make it blue", seed=3),
+        "edits": edit([A, B], "put both together", seed=3),
+        "in_context": in_context([(A, B)], C, instruction="go on", seed=3),
+        "think": think_then_draw([A, "make it warm"], instruction="think first", max_thought_tokens=9, seed=3),
+    }
+    assert {name: parts(request) for name, request in requests.items()} == {
+        "text_to_image": ["draw", "sun"],
+        "edit": ["A", "make it blue"],
+        "edits": ["A", "B", "put both together"],
+        "in_context": ["go on", "A", "B", "C"],
+        "think": ["think first", "A", "make it warm"],
+    }
+    for name, request in requests.items():
+        assert request.begin_with_image and request.max_images == 1 and request.max_text_tokens == 0
+        assert request.seed == 3 and request.max_thought_tokens == (9 if name == "think" else 0)
+    assert think_then_draw("sun", keep_thought=False).document == ("sun",)
+    assert parts(text_to_image("sun")) == ["sun"]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not JSON"),
-        ([], "expects an object"),
-        ({}, '"segments" must list'),
-        ({"segments": []}, '"segments" must list'),
-        ({"segment": [{"text": "a"}]}, "segment is not a key of a document; did you mean segments"),
-        ({"segments": [{"txt": "a"}]}, "segments[0].txt is not a key of a document; did you mean text"),
-        ({"segments": [{"text": "a", "image": "b.png"}]}, "segments[0] = "),
-        ({"segments": [{"text": "a"}, {}]}, "segments[1] = "),
-        ({"segments": [{"text": 3}]}, "segments[0] = "),
-        ({"segments": [{"image": "nowhere.png"}]}, "nowhere.png: no such image file"),
-        ({"segments": [{"image": "document.json"}]}, "not a readable image"),
-        ({"segments": [{"text": "a"}], "generate": {"max_image": 1}}, "did you mean max_images"),
-        ({"segments": [{"text": "a"}], "generate": {"max_images": "1"}}, "max_images = '1': expects int"),
-        ({"segments": [{"text": "a"}], "generate": {"max_images": True}}, "max_images = True: expects int"),
-        ({"segments": [{"text": "a"}], "generate": {"size": "large"}}, "size 'large': write HEIGHTxWIDTH"),
-    ],
-)
-def test_a_wrong_document_is_told_what_is_wrong(tmp_path, content, message):
-    with pytest.raises(UserError) as error:
-        read_document(write(tmp_path, content))
-    assert message in str(error.value)
+def test_telling_tasks_draw_nothing():
+    requests = [caption(A), caption(A, instruction="in German"), answer(A, "what?"), answer([A, B], "why?", seed=2)]
+    assert [parts(request) for request in requests] == [["A"], ["A", "in German"], ["A", "what?"], ["A", "B", "why?"]]
+    for request in requests:
+        assert not request.begin_with_image and request.max_images == 0 and request.max_text_tokens > 0
 
 
-def test_a_missing_document_is_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere.json: no such file"):
-        read_document(tmp_path / "nowhere.json")
+def test_stories_and_frames_leave_the_turns_to_the_model():
+    told, shown = story("once", max_images=2, max_text_tokens=99), frames([("one", A), ("two", B)], max_images=2)
+    assert parts(told) == ["once"] and parts(shown) == ["one", "A", "two", "B"]
+    for request in (told, shown):
+        assert not request.begin_with_image and request.max_images == 2 and request.max_text_tokens > 0
+    assert shown.size == "condition" and frames([("one", A)], size="square").size == "square"
 
 
-def test_sizes_are_height_times_width():
-    assert parse_size("32x48") == (32, 48)
-    for text in ("32", "32x", "axb", "32x48x2", "-1x3"):
-        with pytest.raises(UserError, match="HEIGHTxWIDTH"):
-            parse_size(text)
+def test_a_result_keeps_thoughts_out_of_its_text():
+    tokens, log_probs = np.zeros(1, np.int32), np.zeros(1, np.float32)
+    thought, text = (GeneratedText(words, tokens, log_probs, words == "hm") for words in ("hm", "sun"))
+    result = Result((thought, GeneratedImage(A, tokens, log_probs), text), "end")
+    assert (result.thought, result.text) == ("hm", "sun") and result.images[0] is A

@@ -9,25 +9,19 @@ from nextflow_jax.bundle import Bundle
 from nextflow_jax.errors import UserError
 from nextflow_jax.sampling import batches
 from nextflow_jax.sampling.batches import round_up
-from nextflow_jax.sampling.requests import GeneratedImage, Request, caption, edit, text_to_image
+from nextflow_jax.sampling.requests import GeneratedImage, Request, Result
 from nextflow_jax.sampling.sampler import Sampler
 from nextflow_jax.sampling.settings import SamplingSettings
 from tests import tiny_models
-from tests.sampling import plain
-
-SQUARE, WIDE = tiny_models.FAMILY.sizes
-GUIDED = SamplingSettings(guidance=(3.0, 1.0, 2.0), temperature=(1.0, 0.7), top_k=0)
-PLAIN = SamplingSettings(temperature=1.0, top_k=0, text_temperature=1.0)
-PICTURES = tiny_models.picture(0, SQUARE), tiny_models.picture(1, WIDE)
+from tests.sampling import plain, tasks
+from tests.sampling.tasks import GUIDED, RAMP, REQUESTS, SIZES, WIDE
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_shapes():
-    """One padded prompt and one cache for all batches: compiling is what takes the time here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "LEAST_PROMPT", 32)
-        patch.setattr(batches, "LEAST_SLOTS", 64)
-        yield
+    patch = tasks.few_shapes()
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -41,34 +35,27 @@ def sampler(bundle):
 
 
 @pytest.fixture(scope="module")
-def requests():
-    """One of each task, prompts of different lengths, pictures of both sizes, guided and not."""
-    return [
-        text_to_image("a red sun", size=SQUARE, seed=1, settings=GUIDED),
-        text_to_image("the dark side of the moon, sun and moon", size=WIDE, seed=2, settings=PLAIN),
-        caption(PICTURES[0], max_text_tokens=7, seed=3, settings=PLAIN),
-        edit(PICTURES[1], "make it blue", size=SQUARE, seed=4, settings=GUIDED),
-        Request(("sun",), size=WIDE, begin_with_image=True, max_text_tokens=6, seed=5, settings=GUIDED),
-    ]
+def results(sampler):
+    return sampler.generate(REQUESTS)
 
 
-@pytest.fixture(scope="module")
-def results(sampler, requests):
-    return sampler.generate(requests)
+def documents(bundle, results, condition):
+    """Prompts and answers as training would see them, whole or as condition dropout leaves them."""
+    return [document(bundle, *each, condition) for each in zip(REQUESTS, SIZES, results)]
 
 
-def document(bundle, request, result, condition):
-    """Prompt and answer as training would see them."""
+def document(bundle, request, size, result, condition):
     segments = []
     for item in request.document:
         if not isinstance(item, str):
-            segments.append(plain.image(bundle, item.shape[:2], picture=item))
+            if condition or request.settings is not RAMP:
+                segments.append(plain.image(bundle, item.shape[:2], picture=item))
         elif condition:
             segments.append(plain.text(bundle, item))
     vocabulary = bundle.decoder.config.vocabulary
     for segment in result.segments:
         if isinstance(segment, GeneratedImage):
-            segments.append(plain.image(bundle, request.size, codes=segment.codes))
+            segments.append(plain.image(bundle, size, codes=segment.codes))
         else:
             tokens = segment.tokens[segment.tokens < vocabulary.text_size]
             segments.append(plain.TextSegment(tokens))
@@ -85,74 +72,86 @@ def same_answer(a, b):
         assert np.array_equal(ours, theirs)
 
 
-def test_every_task_is_answered_in_its_own_form(results, requests):
-    kinds = [[type(segment).__name__ for segment in result.segments] for result in results]
-    assert kinds == [["GeneratedImage"]] * 2 + [
-        ["GeneratedText"],
-        ["GeneratedImage"],
-        ["GeneratedImage", "GeneratedText"],
-    ]
-    assert [image.shape for result in results for image in result.images] == [
-        (*request.size, 3) for request in requests if request.size
-    ]
+def test_every_task_is_answered_in_its_own_form(results):
+    kinds = ["".join("i" if isinstance(part, GeneratedImage) else "t" for part in each.segments) for each in results]
+    assert kinds == tasks.KINDS
+    shapes = [result.images[0].shape[:2] if result.images else None for result in results]
+    assert shapes == SIZES
     assert results[2].finish in ("end", "text_limit") and results[0].finish == "image_limit"
+    assert results[6].thought and results[6].text == "" and results[2].text and results[2].thought == ""
 
 
-def test_log_probabilities_equal_those_of_rescoring(bundle, results, requests):
+def test_log_probabilities_equal_those_of_rescoring(bundle, results):
     """Guidance and temperature included, by their formulas, from the training forward of the finished documents."""
     vocabulary = bundle.decoder.config.vocabulary
-    guided = plain.logits(bundle, [document(bundle, *pair, True) for pair in zip(requests, results)])
-    unguided = plain.logits(bundle, [document(bundle, *pair, False) for pair in zip(requests, results)])
-    for i, (request, result) in enumerate(zip(requests, results)):
-        prompts = [
-            len(plain.layout(bundle, document(bundle, request, type(result)((), ""), on))) for on in (True, False)
-        ]
-        at, at_unguided = prompts
+    whole = plain.logits(bundle, documents(bundle, results, True))
+    dropped = plain.logits(bundle, documents(bundle, results, False))
+    nothing = [Result((), "")] * len(results)
+    starts = zip(documents(bundle, nothing, True), documents(bundle, nothing, False))
+    for i, (request, size, result, start) in enumerate(zip(REQUESTS, SIZES, results, starts)):
+        at, at_dropped = (len(plain.layout(bundle, prompt)) for prompt in start)
         for segment in result.segments:
             if isinstance(segment, GeneratedImage):
-                schedule = bundle.codec.family.schedule(request.size)
-                codes = slice(vocabulary.vision_offset, vocabulary.used)
-                with_text = guided[i, at : at + schedule.num_tokens, codes]
-                without = unguided[i, at_unguided : at_unguided + schedule.num_tokens, codes]
-                strength = np.repeat([3, 1, 2] if request.settings is GUIDED else [1] * 3, schedule.counts)[:, None]
-                temperature = np.repeat([1, 0.7, 0.7] if request.settings is GUIDED else [1] * 3, schedule.counts)[
-                    :, None
-                ]
-                expected = plain.log_softmax((without + strength * (with_text - without)) / temperature)
-                expected = expected[np.arange(len(segment.codes)), segment.codes]
-                at += schedule.num_tokens + 1
-                at_unguided += schedule.num_tokens + 1
+                schedule = bundle.codec.family.schedule(size)
+                codes, count = slice(vocabulary.vision_offset, vocabulary.used), schedule.num_tokens
+                guided = whole[i, at : at + count, codes]
+                unguided = dropped[i, at_dropped : at_dropped + count, codes]
+                strength, temperature = (
+                    np.repeat(table[request.settings], schedule.counts)[:, None]
+                    for table in (tasks.STRENGTHS, tasks.TEMPERATURES)
+                )
+                expected = plain.log_softmax((unguided + strength * (guided - unguided)) / temperature)
+                expected = expected[np.arange(count), segment.codes]
+                fed = count + 1
             else:
-                logits = guided[i, at - 1 : at - 1 + len(segment.tokens), : vocabulary.vision_offset].copy()
-                logits[:, [vocabulary.pad, vocabulary.bos, vocabulary.eoi, vocabulary.boi]] = -np.inf
+                logits = whole[i, at - 1 : at - 1 + len(segment.tokens), : vocabulary.vision_offset].copy()
+                logits[:, [vocabulary.pad, vocabulary.bos, vocabulary.eoi]] = -np.inf
+                if not segment.is_thought:
+                    logits[:, vocabulary.boi] = -np.inf
                 expected = plain.log_softmax(logits)[np.arange(len(segment.tokens)), segment.tokens]
                 if request.settings is GUIDED:  # its text is greedy
                     assert np.array_equal(segment.tokens, logits.argmax(-1))
                     expected = np.zeros_like(expected)
+                fed = int((segment.tokens < vocabulary.text_size).sum())
+            at, at_dropped = at + fed, at_dropped + fed
             np.testing.assert_allclose(segment.log_probs, expected, atol=2e-4)
 
 
-def test_nothing_else_in_the_batch_changes_an_answer(sampler, results, requests):
+def test_nothing_else_in_the_batch_changes_an_answer(sampler, results):
     """Not the order, not other requests in its place (all with other seeds), not their absence."""
-    shuffled = [4, 2, 0, 3, 1]
-    for i, again in zip(shuffled, sampler.generate([requests[i] for i in shuffled])):
+    shuffled = [4, 7, 2, 0, 6, 3, 5, 1]
+    for i, again in zip(shuffled, sampler.generate([REQUESTS[i] for i in shuffled])):
         same_answer(again, results[i])
-    others = [dataclasses.replace(request, seed=request.seed + 100) for request in requests]
-    others[3] = requests[1]
+    others = [dataclasses.replace(request, seed=request.seed + 100) for request in REQUESTS]
+    others[3] = REQUESTS[1]
     again = sampler.generate(others)
     same_answer(again[3], results[1])
-    same_answer(sampler.generate([requests[1]])[0], results[1])
-    for i in (0, 1, 4):
+    same_answer(sampler.generate([REQUESTS[1]])[0], results[1])
+    for i in (0, 1, 4, 5):
         assert not np.array_equal(again[i].segments[0].codes, results[i].segments[0].codes), "the seed decides"
 
 
-def test_more_requests_than_a_batch_holds_are_taken_in_turns(sampler, results, requests, monkeypatch):
-    """Eight requests are five and three, the three padded to five."""
-    monkeypatch.setattr(sampler, "_max_batch", 5)
-    monkeypatch.setattr(batches, "round_up", lambda count, least=1: max(5, round_up(count, least)))
-    again = sampler.generate([*requests, *requests[:3]])
-    for ours, theirs in zip(again, [*results, *results[:3]], strict=True):
-        same_answer(ours, theirs)
+def test_more_requests_than_a_batch_or_the_cache_holds_are_taken_in_turns(bundle, results, monkeypatch):
+    """Eleven requests are eight and three, or four, four and three; all padded to eight."""
+    config = bundle.decoder.config
+    monkeypatch.setattr(batches, "round_up", lambda count, least=1: max(8 if least == 1 else 1, round_up(count, least)))
+    room = batches.cache_bytes(config, batches.BatchShape(8, 64, 96, guided=True))
+    for limits in ({"max_batch": 8}, {"max_batch": 4}, {"max_cache_bytes": room}):
+        again = Sampler(bundle, **limits).generate([*REQUESTS, *REQUESTS[:3]])
+        for ours, theirs in zip(again, [*results, *results[:3]], strict=True):
+            same_answer(ours, theirs)
+    with pytest.raises(UserError, match="cache of one request takes"):
+        Sampler(bundle, max_cache_bytes=1000).generate(REQUESTS)
+
+
+def test_a_thought_can_be_left_out_and_changes_the_picture(sampler, results):
+    """The same picture with the thought in the result or not; another one without a thought."""
+    quiet = dataclasses.replace(REQUESTS[6], keep_thought=False)
+    rash = dataclasses.replace(REQUESTS[6], max_thought_tokens=0)
+    again, without = sampler.generate([quiet, rash, *REQUESTS[:6]])[:2]
+    assert [type(segment) for segment in again.segments] == [GeneratedImage]
+    assert np.array_equal(again.segments[0].codes, results[6].segments[1].codes)
+    assert len(without.segments) == 1 and not np.array_equal(without.segments[0].codes, again.segments[0].codes)
 
 
 def test_greedy_answers_are_the_argmax_roll_out(bundle, sampler):
@@ -180,8 +179,8 @@ def test_greedy_answers_are_the_argmax_roll_out(bundle, sampler):
     assert result.segments[1].tokens.tolist() == written
 
 
-def test_pictures_can_be_had_after_every_scale(bundle, sampler, requests, results):
-    [result] = sampler.generate([requests[1]], save_scales=True)
+def test_pictures_can_be_had_after_every_scale(bundle, sampler, results):
+    [result] = sampler.generate([REQUESTS[1]], save_scales=True)
     stages = result.segments[0].partial
     expected = bundle.codec.decode_partial(results[1].segments[0].codes[None], WIDE)
     assert len(stages) == 3 and all(np.array_equal(a, b[0]) for a, b in zip(stages, expected))
