@@ -13,30 +13,7 @@ from nextflow_jax.ops import attention
 from nextflow_jax.ops.attention import chunked, reference
 from nextflow_jax.sequence import flatten, pack_row
 from tests.models import random_rows
-
-
-def random_case(seed, length, keys, heads, groups, size=8, dtype=jnp.float32):
-    rng = np.random.default_rng(seed)
-    q = jnp.asarray(rng.normal(size=(2, length, heads, size)), dtype)
-    k, v = (jnp.asarray(rng.normal(size=(2, keys, groups, size)), dtype) for _ in range(2))
-    start = rng.integers(0, keys + 1, (2, length))
-    end = np.minimum(start + rng.integers(0, keys, (2, length)), keys)
-    return q, k, v, jnp.asarray(start, jnp.int32), jnp.asarray(end, jnp.int32)
-
-
-def attend_in_loops(q, k, v, start, end):
-    """The definition, a query and a head at a time, in float64."""
-    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    repeats = q.shape[2] // k.shape[2]
-    out = np.zeros_like(q)
-    for b, i, h in np.ndindex(*q.shape[:3]):
-        keys = slice(int(start[b, i]), int(end[b, i]))
-        if keys.start < keys.stop:
-            scores = k[b, keys, h // repeats] @ q[b, i, h] / np.sqrt(q.shape[3])
-            weights = np.exp(scores - scores.max())
-            out[b, i, h] = weights @ v[b, keys, h // repeats] / weights.sum()
-    return out
-
+from tests.ops.attention.cases import attend_in_loops, random_case
 
 CASES = [(37, 37, 4, 2, 16), (20, 33, 6, 1, 8), (16, 40, 2, 2, 64), (1, 24, 4, 2, 16)]
 """S, M, H, G, block: several blocks with a rest, more keys than queries, one block, one query."""

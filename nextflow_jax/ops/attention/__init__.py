@@ -15,12 +15,13 @@ from jaxtyping import Array, Float, Int
 from nextflow_jax import sharding
 from nextflow_jax.config import choose
 from nextflow_jax.errors import UserError
-from nextflow_jax.ops.attention import chunked, reference, splash
+from nextflow_jax.ops.attention import blocked, chunked, reference, splash
 from nextflow_jax.ops.attention.sharded import sharded
 
 IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "reference": reference.attend,
     "chunked": chunked.attend,
+    "blocked": blocked.attend,
     "splash": splash.attend,
 }
 
