@@ -18,10 +18,11 @@ from nextflow_jax.bundle import Bundle
 from nextflow_jax.models.decoder import DecoderInputs
 from nextflow_jax.sampling.answers import DRAW, OPEN, WRITE, Answer, DrawnPictures, ImagePiece
 from nextflow_jax.sampling.batches import batch_shape, text_space
-from nextflow_jax.sampling.phases import Drawing, Draws, TextLimits, Weights, make_phases
+from nextflow_jax.sampling.phases import Drawing, Draws, TextLimits, make_phases
 from nextflow_jax.sampling.prompts import Prompt
 from nextflow_jax.sampling.settings import per_scale
 from nextflow_jax.sampling.steps import Rows, ScaleFeatures
+from nextflow_jax.sampling.weights import place_weights
 from nextflow_jax.scales import ScaleSchedule
 from nextflow_jax.vision.codec import PendingPictures
 
@@ -110,7 +111,7 @@ class Engine:
         features = None
         if part.sequence.inputs == "accumulated":
             features = ScaleFeatures(bundle.codec.codebook, bundle.codec.refinement)
-        self._weights = jax.device_put(Weights(part.variables, features))
+        self._weights = place_weights(part.config, part.variables, features)
         self._phases = make_phases(part.config, part.sequence)
         self._vocabulary = part.config.vocabulary
         self._text_tokenizer = bundle.text_tokenizer
@@ -225,6 +226,7 @@ class Engine:
 
     def _draw_scale(self, batch: _Batch, group: _Group) -> None:
         draws, active = _picture_draws(batch, group.schedule), batch.mask(group.answers)
+        self._phases.prepare_image(self._weights, batch.rows, draws, active, group.schedule)
         batch.rows, group.drawing, log_probs = self._phases.draw_scale(
             self._weights, batch.rows, group.drawing, draws, active, schedule=group.schedule, k=len(group.codes)
         )

@@ -4,7 +4,9 @@ Every phase runs all rows of a batch; rows that are not in it ("inactive") are c
 row's draws use its own key folded with its own length, so nothing else in the batch can change them.
 """
 
+import concurrent.futures
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,12 +23,12 @@ from nextflow_jax.sampling.guidance import both_halves, combine
 from nextflow_jax.sampling.prefill import Remainder, split_halves
 from nextflow_jax.sampling.steps import (
     Rows,
-    ScaleFeatures,
     accumulated_inputs,
     keep_inactive,
     scale_inputs,
     token_inputs,
 )
+from nextflow_jax.sampling.weights import Weights
 from nextflow_jax.scales import ScaleSchedule
 from nextflow_jax.sequence import SequenceConfig, scale_layout
 
@@ -38,14 +40,6 @@ LOGITS_AT_ONCE = 2**22
 
 OPEN_IMAGE, END = 1, 2
 """Why a row stopped writing text: it opened a picture or ended the document. 0: it met a limit."""
-
-
-class Weights(NamedTuple):
-    """Arrays the phases read."""
-
-    decoder: Any
-    features: ScaleFeatures | None
-    """None with residual inputs."""
 
 
 class Draws(NamedTuple):
@@ -100,6 +94,7 @@ class Phases:
         self._decoder = Decoder(config)
         self._prefill = jax.jit(self._read_halves, static_argnames=("slots",))
         self.write_text = jax.jit(self._write_text, static_argnames=("space",), donate_argnames=("rows",))
+        self._prepared: set[tuple[Any, ...]] = set()
         self.draw_scale = jax.jit(self._draw_scale, static_argnames=("schedule", "k"), donate_argnames=("rows",))
         self.close_image = jax.jit(self._close_image, donate_argnames=("rows",))
 
@@ -200,7 +195,7 @@ class Phases:
     ) -> tuple[Rows, Int[Array, "B N"], Float[Array, "B N"]]:
         """`<boi>` and every scale of a picture; codes and their log-probabilities. `<eoi>` is not fed yet.
 
-        A call of `draw_scale` a scale: what is compiled is one scale, not the whole picture.
+        A call of `draw_scale` a scale: programs of one scale each compile side by side, and streaming shares them.
 
         Args:
           weights: of the decoder.
@@ -209,12 +204,40 @@ class Phases:
           active: the requests that draw a picture of this schedule.
           schedule: its grids.
         """
+        self.prepare_image(weights, rows, draws, active, schedule)
         all_codes, all_log_probs, drawing = [], [], None
         for k in range(schedule.num_scales):
             rows, drawing, log_probs = self.draw_scale(weights, rows, drawing, draws, active, schedule=schedule, k=k)
             all_codes.append(drawing.codes)
             all_log_probs.append(log_probs)
         return rows, jnp.concatenate(all_codes, axis=1), jnp.concatenate(all_log_probs, axis=1)
+
+    def prepare_image(
+        self, weights: Weights, rows: Rows, draws: Draws, active: Bool[Array | np.ndarray, "B"], schedule: ScaleSchedule
+    ) -> None:
+        """Compiles the programs of all scales at once, on all cores, if these shapes are new. Arguments as there."""
+        shapes = (schedule, len(active), rows.cache.keys.shape)
+        if shapes in self._prepared:
+            return
+        self._prepared.add(shapes)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for k in range(schedule.num_scales):
+                drawing = self._drawing_before(weights, rows, schedule, k, len(active))
+                lowered = self.draw_scale.lower(weights, rows, drawing, draws, active, schedule=schedule, k=k)
+                pool.submit(lowered.compile)
+
+    def _drawing_before(
+        self, weights: Weights, rows: Rows, schedule: ScaleSchedule, k: int, batch: int
+    ) -> Drawing | None:
+        """The shapes of what scale k is drawn from."""
+        if k == 0:
+            return None
+        codes, accumulated = jax.ShapeDtypeStruct((batch, schedule.counts[k - 1]), jnp.int32), None
+        if weights.features is not None and k > 1:
+            codebook = weights.features.codebook
+            shape = (len(rows.time), *schedule.final_grid, codebook.shape[1])
+            accumulated = jax.ShapeDtypeStruct(shape, codebook.dtype)
+        return Drawing(codes, accumulated)
 
     def _draw_scale(
         self,

@@ -25,7 +25,8 @@ class Teacher(Phases):
 
     def start(self, codes):
         self.codes, self.logits = codes, []
-        self.draw_scale = self._draw_scale  # traced with its caller, which takes the logits
+        # Traced with the caller, which takes the logits.
+        self.draw_scale, self.prepare_image = self._draw_scale, lambda *_: None
 
     def _draw_codes(self, head, hidden, rows, draws, guided):
         taken = sum(logits.shape[1] for logits in self.logits)

@@ -6,9 +6,10 @@ import pytest
 
 from nextflow_jax import sequence
 from nextflow_jax.models.decoder import DecoderInputs
-from nextflow_jax.sampling.phases import Weights, make_phases
+from nextflow_jax.sampling.phases import make_phases
 from nextflow_jax.sampling.prefill import split_halves
 from nextflow_jax.sampling.steps import ScaleFeatures
+from nextflow_jax.sampling.weights import Weights
 from tests import tiny_models
 from tests.sampling import plain
 
