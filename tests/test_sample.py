@@ -80,6 +80,40 @@ def test_a_document_is_continued(bundle_path, tmp_path, capsys):
     assert all(text in capsys.readouterr().out for text in texts[:1])
 
 
+def test_a_stream_writes_the_same_files_and_prints_as_it_goes(bundle_path, tmp_path, capsys):
+    arguments = ["--bundle", bundle_path, "--prompt", "a red sun", "--size", "2:1", "--think", 4, "--guidance", 2]
+    arguments += ["--instruction", "think", "--guidance_drops", "all", "--guidance_scales", "2,3", "--seed", 3]
+    assert run(*arguments, "--save_scales", "--out", tmp_path / "whole") == 0
+    capsys.readouterr()
+    assert run(*arguments, "--stream", "--out", tmp_path / "stream") == 0
+    told = capsys.readouterr().out
+    [whole], [streamed] = (
+        json.loads((tmp_path / name / "result.json").read_text())["answers"] for name in ("whole", "stream")
+    )
+    [thought, picture] = whole["segments"]
+    assert streamed["segments"] == [thought, {"image": "000.png", "scales": ["000_scale1.png", "000_scale2.png"]}]
+    assert whole["document"] == ["think", "a red sun"] and whole["settings"]["guidance_drops"] == "all"
+    assert thought["thought"] in told and "000_scale2.png (scale 2 of 3)" in told
+    for name in ("000.png", "000_scale1.png", "000_scale2.png"):
+        assert pixels(tmp_path / "whole" / name).shape == (8, 16, 3)
+        assert np.array_equal(pixels(tmp_path / "whole" / name), pixels(tmp_path / "stream" / name))
+
+
+def test_documents_keep_their_settings_unless_the_command_says_otherwise(bundle_path, tmp_path):
+    for name, top_k in (("one", 3), ("two", 4)):
+        content = {
+            "segments": [{"text": "sun"}],
+            "generate": {"max_images": 0, "max_text_tokens": 2},
+            "settings": {"top_k": top_k, "text_top_k": 5},
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    documents = ["--document", tmp_path / "one.json", "--document", tmp_path / "two.json"]
+    assert run("--bundle", bundle_path, *documents, "--text_top_k", 2, "--stream", "--out", tmp_path / "out") == 0
+    answers = json.loads((tmp_path / "out" / "result.json").read_text())["answers"]
+    assert [answer["settings"]["top_k"] for answer in answers] == [3, 4]
+    assert [answer["settings"]["text_top_k"] for answer in answers] == [2, 2]
+
+
 def spoiled(bundle_path, folder):
     copy = folder / "spoiled"
     copy.mkdir()
@@ -99,6 +133,10 @@ def spoiled(bundle_path, folder):
         (["--prompt", "sun", "--num", "0"], "--num 0: must be at least 1"),
         (["--prompt", "sun", "--seed", "-3"], "seed -3"),
         (["--document", "nowhere.json"], "nowhere.json: no such file"),
+        (["--prompt", "sun", "--size", "condition"], "the prompt has no picture"),
+        (["--prompt", "sun", "--guidance_scales", "3,1"], "settings.guidance_scales = (3, 1)"),
+        (["--prompt", "sun", "--max_cache_gib", "0.00001"], "the limit is 10,737"),
+        (["--prompt", "sun", "--think", "-1"], "max_thought_tokens -1"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_status_1(bundle_path, tmp_path, capsys, arguments, message):
@@ -123,5 +161,6 @@ def test_a_bad_bundle_or_folder_is_one_line_and_status_1(bundle_path, tmp_path, 
 def test_misuse_is_status_2_and_help_explains(bundle_path, tmp_path, capsys):
     assert run("--bundle", bundle_path, "--out", tmp_path) == 2
     assert run("--bundle", bundle_path, "--out", tmp_path, "--prompt", "a", "--top_k", "many") == 2
+    assert run("--bundle", bundle_path, "--out", tmp_path, "--prompt", "a", "--guidance_schedule", "square") == 2
     assert run("--help") == 0
     assert '"segments"' in capsys.readouterr().out
