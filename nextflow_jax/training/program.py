@@ -60,7 +60,7 @@ def build_program(
     begin = time.perf_counter()
     steps = {}
     for spec in task.batch_specs():
-        compiled = compile_step(task, layout, experiment.seed, spec)
+        compiled = compile_step(task, layout, experiment.seed, spec, experiment.train.accumulate)
         model_flops = task.flops_per_step(layout.abstract.params, spec)
         steps[_shapes(spec)] = StepProgram(compiled, model_flops, task.tokens_per_step(spec))
     seconds = time.perf_counter() - begin

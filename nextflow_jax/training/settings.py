@@ -19,6 +19,8 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 16
     """Rows of the global batch, over all devices of all hosts."""
+    accumulate: int = 1
+    """Parts of the batch worked on one after another in a step: the memory of a part, the update of the whole."""
     log_every: int = 10
     checkpoint_every: int = 500
     keep: int = 2
@@ -33,7 +35,7 @@ class TrainConfig:
 
     def faults(self) -> Iterator[Fault]:
         """The rules these settings break."""
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "prefetch"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep", "prefetch"):
             if getattr(self, name) < 1:
                 yield Fault(name, getattr(self, name), "must be positive", "use at least 1")
         for name in ("max_bad_steps", "peak_flops"):
@@ -67,6 +69,14 @@ class Experiment:
             make_rules(self.rules)
         except UserError as error:
             yield Fault("rules", self.rules, str(error), "see nextflow_jax/sharding.py")
+        reason = self.needs_whole_batch() if self.train.accumulate > 1 else ""
+        if reason:
+            fix = "use 1; for memory, remat, or more devices"
+            yield Fault("train.accumulate", self.train.accumulate, reason, fix)
+
+    def needs_whole_batch(self) -> str:
+        """Why the loss of this experiment is not the mean of those of a batch's parts; empty: it is."""
+        return ""
 
     def device_faults(self, num_devices: int) -> Iterator[Fault]:
         """What does not fit `num_devices` devices."""
@@ -76,10 +86,12 @@ class Experiment:
             yield Fault("mesh", dataclasses.astuple(self.mesh), str(error), f"fit it to {num_devices} devices")
             return
         blocks = math.prod(sizes[axis] for axis in BATCH_AXES)
-        if self.train.batch_size % blocks:
-            below = self.train.batch_size // blocks * blocks
-            fix = f"use {below} or {below + blocks}" if below else f"use {blocks}"
-            rule = f"must be a multiple of slice x data x fsdp = {blocks}"
+        unit = blocks * max(1, self.train.accumulate)
+        if self.train.batch_size % unit:
+            below = self.train.batch_size // unit * unit
+            fix = f"use {below} or {below + unit}" if below else f"use {unit}"
+            parts = f" x train.accumulate = {blocks} x {self.train.accumulate}" if self.train.accumulate > 1 else ""
+            rule = f"must be a multiple of slice x data x fsdp{parts} = {unit}"
             yield Fault("train.batch_size", self.train.batch_size, rule, fix)
 
     def input_faults(self) -> Iterator[Fault]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from nextflow_jax import sharding
+from nextflow_jax.training.accumulation import whole_gradients
 from nextflow_jax.training.keys import stream_key
 from nextflow_jax.training.optimizer import Optimizer, learning_rate, merge_params
 from nextflow_jax.training.state import StateLayout, TrainState
@@ -43,13 +44,14 @@ class CompiledStep:
     call: TrainStep
     """Donates the state passed in."""
     flops: float
-    """Operations of the compiled program on one device, as XLA counts them (rematerialisation included)."""
+    """Operations of the compiled program on one device, as XLA counts them: with rematerialisation, and the body of a
+    loop (over layers, over parts of a batch) once."""
     memory: dict[str, int]
     """Bytes on one device: arguments, outputs, aliased (donated), temporaries."""
 
 
-def make_train_step(task: Task, optimizer: Optimizer, seed: int) -> TrainStep:
-    """The training step as a pure function.
+def make_train_step(task: Task, optimizer: Optimizer, seed: int, accumulate: int = 1) -> TrainStep:
+    """The training step as a pure function; `accumulate` parts of the batch one after another, see `whole_gradients`.
 
     The task's own "loss" pair, which may weigh steps by their tokens, goes before the plain mean over steps. A step
     whose loss or gradient is not finite changes nothing but the step count, and its metrics weigh nothing except
@@ -60,10 +62,12 @@ def make_train_step(task: Task, optimizer: Optimizer, seed: int) -> TrainStep:
         trained, frozen = optimizer.split(state.params)
         key = stream_key(seed, "loss", state.step)
 
-        def loss_of(trained: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-            return task.loss(merge_params(trained, frozen), state.variables, constants, batch, key, state.step)
+        def loss_of(trained: Any, rows: dict[str, jax.Array], key: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            return task.loss(merge_params(trained, frozen), state.variables, constants, rows, key, state.step)
 
-        (loss, (metrics, variables)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        loss, metrics, variables, grads = whole_gradients(
+            loss_of, task.loss_weight, trained, state.variables, batch, key, accumulate
+        )
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
@@ -92,12 +96,12 @@ def make_train_step(task: Task, optimizer: Optimizer, seed: int) -> TrainStep:
     return train_step
 
 
-def lower_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec) -> jax.stages.Lowered:
+def lower_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accumulate: int = 1) -> jax.stages.Lowered:
     """Traces and lowers the step for the layout's mesh and one kind of batch, without allocating anything."""
     rows, everywhere = sharding.batch_sharding(layout.mesh, layout.rules), sharding.replicated(layout.mesh)
     batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows) for name, array in spec.items()}
     step = jax.jit(
-        make_train_step(task, layout.optimizer, seed),
+        make_train_step(task, layout.optimizer, seed, accumulate),
         in_shardings=(layout.shardings, everywhere, rows),
         out_shardings=(layout.shardings, everywhere),
         donate_argnums=0,
@@ -106,9 +110,9 @@ def lower_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec) -> j
         return step.lower(layout.abstract, jax.eval_shape(task.constants), batch)
 
 
-def compile_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec) -> CompiledStep:
+def compile_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accumulate: int = 1) -> CompiledStep:
     """Compiles the step for one kind of batch; nothing is compiled inside the loop."""
-    compiled = lower_step(task, layout, seed, spec).compile()
+    compiled = lower_step(task, layout, seed, spec, accumulate).compile()
     memory = compiled.memory_analysis()
     cost = compiled.cost_analysis()
     return CompiledStep(

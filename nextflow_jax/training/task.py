@@ -56,6 +56,9 @@ class Task(Protocol):
           step: int32 scalar, counted from 0.
         """
 
+    def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """What the loss of these rows is divided by, a scalar: parts of a batch are weighted by it (`accumulate`)."""
+
     def batch_specs(self) -> tuple[BatchSpec, ...]:
         """The kinds of global batches there are: one, or one a bucket; equal but for shapes, with equally many rows.
 

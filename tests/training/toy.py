@@ -62,6 +62,9 @@ class ToyTask:
         weight = jnp.asarray(float(squares.size))
         return 2 * constants["half"] * jnp.mean(squares), ({"squares": (jnp.sum(squares), weight)}, dict(new))
 
+    def loss_weight(self, batch):
+        return jnp.asarray(float(batch["x"].shape[0]))
+
     def batch_specs(self):
         spec = {
             "x": jax.ShapeDtypeStruct((self.batch_size, 4), jnp.float32),

@@ -67,6 +67,10 @@ class ContrastiveTask:
         loss, metrics = contrastive_loss(output)
         return loss, (metrics, variables)
 
+    def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """The number of rows."""
+        return jnp.asarray(float(batch["images"].shape[0]))
+
     def batch_specs(self) -> tuple[BatchSpec, ...]:
         """images [B, H, W, 3], tokens [B, E], lengths [B]."""
         rows, length = self._batch_size, self._experiment.model.max_text_tokens

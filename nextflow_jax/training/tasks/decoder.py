@@ -79,6 +79,10 @@ class DecoderTask:
         metrics = metrics | {"fill": (filled, jnp.asarray(float(batch["document"].size)))}
         return loss, (metrics, variables)
 
+    def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """The sum of the loss weights."""
+        return jnp.sum(batch["loss_weights"])
+
     def batch_specs(self) -> tuple[BatchSpec, ...]:
         """The arrays of `sequence.Sequence`."""
         return (self._spec,)

@@ -156,6 +156,10 @@ class TokenizerTask:
         # What is reported as the loss leaves the game out: it tells how training goes, with or without a discriminator.
         return loss, ({**metrics, "loss": metrics["loss/total"]}, {**new, STATE: state})
 
+    def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """The number of pictures."""
+        return jnp.asarray(float(batch["images"].shape[0]))
+
     def batch_specs(self) -> tuple[BatchSpec, ...]:
         """images [B, H, W, 3], of one size or of every bucket's."""
         shapes = ((self._experiment.train.batch_size, *size, 3) for size in self._order.sizes)
