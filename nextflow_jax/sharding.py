@@ -153,15 +153,16 @@ def shardings_of(variables: Any, mesh: Mesh, rules: Rules) -> Any:
     return treedef.unflatten(NamedSharding(mesh, spec) for spec in specs)
 
 
-def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
-    """The sharding of batch arrays: rows over the mesh axes of "batch", other dimensions whole."""
-    return NamedSharding(mesh, PartitionSpec(rules["batch"]))
+def batch_sharding(mesh: Mesh, rules: Rules, axes: Sequence[str] = ("batch",)) -> NamedSharding:
+    """The sharding of batch arrays, whose first dimensions have these logical axes; the others are whole."""
+    return NamedSharding(mesh, PartitionSpec(*(rules[axis] for axis in axes)))
 
 
 def local_part(rows: NamedSharding, global_size: int) -> tuple[int, int]:
     """(part, number of parts): which of equal blocks of rows this process must provide for arrays sharded by `rows`.
 
-    Processes whose devices hold the same rows (a tensor axis that spans hosts) get the same part.
+    Processes whose devices hold the same rows (a tensor or context axis that spans hosts) get the same part: whole rows,
+    of which they keep their devices' positions.
 
     Raises:
       UserError: the rows do not divide over the mesh, or this process's rows are not one block.
@@ -172,7 +173,8 @@ def local_part(rows: NamedSharding, global_size: int) -> tuple[int, int]:
             f"config.train.batch_size = {global_size} is not divisible by the {pieces} row blocks of the mesh; "
             f"nearest sizes: {_multiples_near(global_size, pieces)}"
         )
-    indices = rows.addressable_devices_indices_map((global_size,)).values()
+    first_dimension = NamedSharding(rows.mesh, PartitionSpec(rows.spec[0]))
+    indices = first_dimension.addressable_devices_indices_map((global_size,)).values()
     blocks = [index[0].indices(global_size)[:2] for index in indices]
     start, stop = min(block[0] for block in blocks), max(block[1] for block in blocks)
     size = stop - start

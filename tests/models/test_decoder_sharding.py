@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax.core import meta
 
 from nextflow_jax.models.cache import make_cache
@@ -24,23 +25,31 @@ def loss(decoder, variables, batch):
     return hidden_loss(hidden, head, *labels, decoder.config, ObjectiveConfig(cross_entropy="fused"))
 
 
-def test_loss_metrics_and_gradients_equal_those_of_one_device():
-    config = random_rows.tiny_config(attention_bias=True, qk_norm=True, remat="full")
-    decoder, variables = random_rows.make_decoder(config)
-    step = jax.value_and_grad(functools.partial(loss, decoder), has_aux=True)
-    expected = jax.jit(step)(variables, BATCH)
+CONFIG = random_rows.tiny_config(attention_bias=True, qk_norm=True, remat="full")
+CONTEXT_MESHES = [MeshConfig(fsdp=2, tensor=2, context=2), MeshConfig(fsdp=2, context=4)]
 
-    mesh, rules = make_mesh(MESH), make_rules()
+
+@functools.cache
+def on_one_device():
+    decoder, variables = random_rows.make_decoder(CONFIG)
+    step = jax.value_and_grad(functools.partial(loss, decoder), has_aux=True)
+    return decoder, variables, step, jax.jit(step)(variables, BATCH)
+
+
+@pytest.mark.parametrize("mesh_config", [MESH, *CONTEXT_MESHES])
+def test_loss_metrics_and_gradients_equal_those_of_one_device(mesh_config):
+    decoder, variables, step, expected = on_one_device()
+    mesh, rules = make_mesh(mesh_config), make_rules()
     boxed = jax.eval_shape(lambda: decoder.init(jax.random.key(0), DecoderInputs.zeros(1, 1)))
     shardings = shardings_of(boxed, mesh, rules)
     spread = jax.device_put(variables, shardings)
-    batch = jax.device_put(BATCH, batch_sharding(mesh, rules))
+    batch = jax.device_put(BATCH, batch_sharding(mesh, rules, ("batch", "sequence")))
     with logical_context(mesh, rules):
         got = jax.jit(step)(spread, batch)
     kernel = spread["params"]["layers"]["mlp"]["gate"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // (mesh.shape["fsdp"] * mesh.shape["tensor"])
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_cached_decoding_equals_that_of_one_device():
