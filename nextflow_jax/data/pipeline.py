@@ -17,7 +17,7 @@ from nextflow_jax.data.mixture import MixtureConfig, make_stream
 from nextflow_jax.data.packing import STRATEGIES
 from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig, RowPlan
 from nextflow_jax.data.records import BrokenRecord
-from nextflow_jax.data.segments import check_indices, to_segments
+from nextflow_jax.data.segments import INVERTIBLE, check_indices, invert, to_segments
 from nextflow_jax.data.shards import DocumentIndex, ShardSet
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScheduleFamily
@@ -44,6 +44,8 @@ class PipelineConfig:
     mixture: MixtureConfig = MixtureConfig()
     condition_dropout: float = 0.1
     """Share of documents that generate pictures without their prompt text, for classifier-free guidance."""
+    task_inversion: float = 0.0
+    """Share of text-to-image documents that become captioning: the picture is the prompt, the words the response."""
     response_only: bool = False
     """Loss on responses only (supervised fine-tuning)."""
     last_scale_context: bool = False
@@ -65,7 +67,7 @@ class PipelineConfig:
         for name, least in (("row_length", 8), ("window_batches", 1), ("reader_threads", 0), ("workers", 0)):
             if getattr(self, name) < least:
                 yield Fault(name, getattr(self, name), f"must be at least {least}", f"use {least} or more")
-        for name in ("condition_dropout", "max_broken_fraction"):
+        for name in ("condition_dropout", "task_inversion", "max_broken_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 yield Fault(name, getattr(self, name), "is a share", "use a number from 0 to 1")
         if self.packing not in STRATEGIES:
@@ -89,11 +91,15 @@ def make_plan(config: PipelineConfig, shards: ShardSet, split: str, seed: int, b
     """
     index = shards.index(split)
     length = index.plain + (index.context if config.last_scale_context else 0)
-    usable = length <= config.row_length
+    inverted_length = _inverted_lengths(config, shards, index)
+    longest = np.maximum(length, inverted_length)
+    usable = longest <= config.row_length
     if not usable.all():
-        _report_too_long(config, index, length)
-    plan_config = PlanConfig(seed, batch_size, config.window_batches, config.row_length, config.condition_dropout)
-    table = DocumentTable(length, index.condition, index.task, index.tasks)
+        _report_too_long(config, index, longest)
+    plan_config = PlanConfig(
+        seed, batch_size, config.window_batches, config.row_length, config.condition_dropout, config.task_inversion
+    )
+    table = DocumentTable(length, index.condition, index.task, index.tasks, inverted_length)
     stream = make_stream(config.mixture, index, usable, seed)
     return Plan(plan_config, stream, table, choose("config.pipeline.packing", config.packing, STRATEGIES))
 
@@ -109,6 +115,7 @@ def make_batches(
     process_count: int,
     *,
     accumulate: sequence.Accumulate | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This process's rows of global batches `start_batch`, `start_batch` + 1, ..., without end.
 
@@ -122,6 +129,7 @@ def make_batches(
       process_index: which part of every batch to return.
       process_count: how many equal parts there are; any number gives the same global batches.
       accumulate: makes accumulated features, when config.sequence.inputs asks for them.
+      vocabulary: of the model, when it has more text ids than the shards' tokenizer.
 
     Returns:
       An iterator over the arrays of `sequence.Sequence` by name, each [rows, S, ...]. It is a grain DatasetIterator.
@@ -140,7 +148,7 @@ def make_batches(
         _LOG.info("%s from batch %d: %s", split, start_batch, _describe(plan.statistics(start_batch)))
     rows = global_batch_size // process_count
     mine = slice(process_index * rows, (process_index + 1) * rows)
-    builder = RowBuilder(config, shards, split, accumulate)
+    builder = RowBuilder(config, shards, split, accumulate, vocabulary)
     dataset = grain.MapDataset.range(start_batch, sys.maxsize).map(BatchBuilder(plan, mine, builder))
     batches = dataset.to_iter_dataset(grain.ReadOptions(config.reader_threads, config.prefetch_batches))
     if config.workers:
@@ -172,11 +180,12 @@ class RowBuilder:
         shards: ShardSet,
         split: str,
         accumulate: sequence.Accumulate | None,
+        vocabulary: Vocabulary | None = None,
     ):
         self._config = config
         self._source = shards.source(split)
         self._family = shards.manifest.schedule_family
-        self._vocabulary = shards.manifest.vocabulary
+        self._vocabulary = vocabulary or shards.manifest.vocabulary
         self._accumulate = accumulate
         self._broken = BrokenRecords(shards.index(split), config.max_broken_fraction)
         self._nothing = _no_positions(config.sequence, self._family, self._vocabulary, accumulate)
@@ -184,16 +193,16 @@ class RowBuilder:
     def __call__(self, row: RowPlan) -> sequence.Sequence:
         """The row; unreadable documents leave padding."""
         parts = []
-        for record, dropped in zip(row.records.tolist(), row.dropped.tolist()):
+        for record, dropped, inverted in zip(row.records.tolist(), row.dropped.tolist(), row.inverted.tolist()):
             try:
-                parts.append(self._document(record, dropped))
+                parts.append(self._document(record, dropped, inverted))
             except BrokenRecord as error:
                 self._broken.add(record, error)
         return sequence.pack_row([*parts, self._nothing], self._config.row_length, self._vocabulary)
 
-    def _document(self, record: int, dropped: bool) -> sequence.Sequence:
+    def _document(self, record: int, dropped: bool, inverted: bool) -> sequence.Sequence:
         config = self._config
-        document = self._source[record]
+        document = invert(self._source[record]) if inverted else self._source[record]
         check_indices(document, self._vocabulary)
         segments = to_segments(
             document, self._family, response_only=config.response_only, last_scale_context=config.last_scale_context
@@ -254,6 +263,19 @@ def _no_positions(
     schedule = family.schedule(family.sizes[0])
     features = accumulate(schedule, np.zeros(schedule.num_tokens, np.int32))
     return dataclasses.replace(nothing, vision_features=np.zeros((0, features[-1].shape[-1]), np.float32))
+
+
+def _inverted_lengths(config: PipelineConfig, shards: ShardSet, index: DocumentIndex) -> Int[np.ndarray, "records"]:
+    """Positions of every document when it is turned around; 0 where the configuration or its task does not do that."""
+    if not config.task_inversion or INVERTIBLE not in index.tasks:
+        return np.zeros(len(index), np.int32)
+    if config.last_scale_context and index.inverted_context is None:
+        raise UserError(
+            f"{shards.directory} was extracted by a version without task inversion and lacks lengths that it needs "
+            "with last_scale_context; extract it again, or set config.pipeline.task_inversion to 0.0"
+        )
+    length = index.plain + (index.inverted_context if config.last_scale_context else 0)
+    return np.where(index.task == index.tasks.index(INVERTIBLE), length, 0)
 
 
 def _report_too_long(config: PipelineConfig, index: DocumentIndex, length: Int[np.ndarray, "records"]) -> None:

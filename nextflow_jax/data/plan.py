@@ -37,6 +37,8 @@ class PlanConfig:
     row_length: int
     condition_dropout: float
     """Share of documents whose condition text is dropped."""
+    task_inversion: float = 0.0
+    """Share of the documents that can be turned around that are."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +51,8 @@ class DocumentTable:
     """Positions that dropping the condition saves."""
     task: Int[np.ndarray, "records"]
     tasks: tuple[str, ...]
+    inverted_length: Int[np.ndarray, "records"]
+    """Positions turned around (from text to image into captioning); 0 where a document cannot be."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,6 +62,13 @@ class RowPlan:
     records: Int[np.ndarray, "documents"]
     dropped: Bool[np.ndarray, "documents"]
     """True: without its condition."""
+    inverted: Bool[np.ndarray, "documents"]
+    """True: turned around; then nothing of it is dropped."""
+
+    @classmethod
+    def empty(cls) -> "RowPlan":
+        """Of a row of padding."""
+        return cls(np.empty(0, np.int64), np.empty(0, bool), np.empty(0, bool))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +77,7 @@ class _Stretch:
 
     records: Int[np.ndarray, "documents"]
     dropped: Bool[np.ndarray, "documents"]
+    inverted: Bool[np.ndarray, "documents"]
     lengths: Int[np.ndarray, "documents"]
 
 
@@ -99,14 +111,16 @@ class Plan:
         number, within = divmod(n, self._config.window_batches)
         window = self._window(number)
         rows = window.rows[within * self._config.batch_size : (within + 1) * self._config.batch_size]
-        return [RowPlan(window.stretch.records[row], window.stretch.dropped[row]) for row in rows]
+        stretch = window.stretch
+        return [RowPlan(stretch.records[row], stretch.dropped[row], stretch.inverted[row]) for row in rows]
 
     def statistics(self, n: int) -> dict[str, float]:
         """The mixture and padding that the window of global batch n realises.
 
         Returns:
           padding_share of all positions, documents_per_row, and for every task documents/<task> and tokens/<task>:
-          its share of the documents and of the positions that are no padding.
+          its share of the documents and of the positions that are no padding; with task inversion, also
+          documents/inverted, which count among those of their task.
         """
         window = self._window(n // self._config.window_batches)
         stretch, tasks = window.stretch, self._table.tasks
@@ -120,6 +134,8 @@ class Plan:
         for number in np.flatnonzero(documents):
             statistics[f"documents/{tasks[number]}"] = float(documents[number] / documents.sum())
             statistics[f"tokens/{tasks[number]}"] = float(tokens[number] / tokens.sum())
+        if self._config.task_inversion:
+            statistics["documents/inverted"] = float(stretch.inverted.mean())
         return statistics
 
     def _window(self, number: int) -> _Window:
@@ -171,8 +187,7 @@ class Plan:
             else:
                 too_many, step = count, step * 2
             count = max(best + 1, too_many - step) if step else (best + too_many) // 2
-        stretch = _Stretch(drawn.records[:best], drawn.dropped[:best], drawn.lengths[:best])
-        return stretch, rows
+        return _Stretch(*(getattr(drawn, name)[:best] for name in _FIELDS)), rows
 
     def _draw(self, cursor: int, capacity: int) -> _Stretch:
         """Documents from `cursor` on, as many as fill `capacity` positions at most."""
@@ -188,10 +203,13 @@ class Plan:
         return _Stretch(*(getattr(whole, name)[:count] for name in _FIELDS))
 
     def _look_up(self, start: int, stop: int) -> _Stretch:
-        config = self._config
+        config, table = self._config, self._table
         records = self._stream.records(start, stop)
-        dropped = uniform_range(start, stop, config.seed, "condition") < config.condition_dropout
-        return _Stretch(records, dropped, self._table.length[records] - dropped * self._table.condition[records])
+        drawn = uniform_range(start, stop, config.seed, "inversion") < config.task_inversion
+        inverted = drawn & (table.inverted_length[records] > 0)
+        dropped = (uniform_range(start, stop, config.seed, "condition") < config.condition_dropout) & ~inverted
+        lengths = table.length[records] - dropped * table.condition[records]
+        return _Stretch(records, dropped, inverted, np.where(inverted, table.inverted_length[records], lengths))
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(_Stretch))

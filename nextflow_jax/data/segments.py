@@ -3,10 +3,16 @@
 import dataclasses
 
 from nextflow_jax import sequence
+from nextflow_jax.data.documents import Role
 from nextflow_jax.data.records import BrokenRecord, EncodedDocument, EncodedImage, EncodedText
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScheduleFamily
 from nextflow_jax.vocabulary import Vocabulary
+
+INVERTIBLE = "text_to_image"
+"""The task whose documents `invert` turns around."""
+
+_OTHER_ROLE: dict[Role, Role] = {"prompt": "response", "response": "prompt"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,18 +25,36 @@ class PositionCounts:
     """Text that guidance dropout takes away."""
     context: int
     """What context blocks of its prompt pictures add."""
+    inverted_context: int
+    """What they add to the document turned around, 0 where it cannot be; all else then takes `plain` positions."""
 
 
 def count_positions(document: EncodedDocument, family: ScheduleFamily) -> PositionCounts:
     """Counts the positions of a document; `to_segments` and `sequence.sequence_length` agree with it."""
     plain = to_segments(document, family, response_only=False, last_scale_context=False)
-    extended = to_segments(document, family, response_only=False, last_scale_context=True)
     length = sequence.sequence_length(plain)
+
+    def context(document: EncodedDocument) -> int:
+        extended = to_segments(document, family, response_only=False, last_scale_context=True)
+        return sequence.sequence_length(extended) - length
+
     return PositionCounts(
         plain=length,
         condition=length - sequence.sequence_length(sequence.drop_condition(plain)),
-        context=sequence.sequence_length(extended) - length,
+        context=context(document),
+        inverted_context=context(invert(document)) if document.task == INVERTIBLE else 0,
     )
+
+
+def invert(document: EncodedDocument) -> EncodedDocument:
+    """Text to image turned into captioning: the pictures are the prompt and the words the response, in this order.
+
+    Source: NextFlow's pretraining, late in which a share of the text-to-image samples is inverted (recipe section 5).
+    """
+    segments = tuple(
+        dataclasses.replace(segment, role=_OTHER_ROLE[segment.role]) for segment in reversed(document.segments)
+    )
+    return dataclasses.replace(document, task="image_to_text", segments=segments)
 
 
 def to_segments(

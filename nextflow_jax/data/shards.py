@@ -15,7 +15,7 @@ from jaxtyping import Int, Shaped
 from nextflow_jax.config import choose
 from nextflow_jax.data import records
 from nextflow_jax.data.manifest import FILE_NAME, Manifest, ShardEntry, SplitEntry, read_manifest
-from nextflow_jax.data.segments import count_positions
+from nextflow_jax.data.segments import PositionCounts, count_positions
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScheduleFamily
 
@@ -25,7 +25,7 @@ TOKENIZER_DIRECTORY = "tokenizer"
 _WRITER_OPTIONS = "group_size:1,zstd:3"
 """One record a group: the loader reads at random. zstd takes a third of brotli's time for 1% more bytes."""
 
-_COLUMNS = {"plain": np.int32, "condition": np.int32, "context": np.int32}
+_COLUMNS = tuple(field.name for field in dataclasses.fields(PositionCounts))
 _PARTIAL = ".partial-"
 _HASH_CHUNK = 1 << 20
 _COPY = "copy it from the original or extract again"
@@ -43,6 +43,8 @@ class DocumentIndex:
     plain: Int[np.ndarray, "records"]
     condition: Int[np.ndarray, "records"]
     context: Int[np.ndarray, "records"]
+    inverted_context: Int[np.ndarray, "records"] | None = None
+    """None: not in shards of versions before it."""
 
     def __len__(self) -> int:
         return len(self.task)
@@ -53,7 +55,8 @@ class DocumentIndex:
 
     def take(self, selection: slice) -> "DocumentIndex":
         """The index of some of the records."""
-        columns = {name: getattr(self, name)[selection] for name in ("keys", "task", *_COLUMNS)}
+        names = ("keys", "task", *_COLUMNS)
+        columns = {name: getattr(self, name)[selection] for name in names if getattr(self, name) is not None}
         return dataclasses.replace(self, **columns)
 
 

@@ -8,7 +8,7 @@ from nextflow_jax import sequence
 from nextflow_jax.config import preflight
 from nextflow_jax.data.mixture import MixtureConfig
 from nextflow_jax.data.pipeline import PipelineConfig, make_batches, make_plan
-from nextflow_jax.data.segments import to_segments
+from nextflow_jax.data.segments import invert, to_segments
 from nextflow_jax.errors import UserError
 
 CONFIG = PipelineConfig(
@@ -79,16 +79,20 @@ def test_arrays_are_those_of_the_sequence_in_their_dtypes(batches):
             assert array.dtype == (np.float32 if name in floats else np.int32)
 
 
-def test_rows_hold_the_planned_documents_laid_out_by_sequence(shard_set, samples, batches):
+@pytest.mark.parametrize("inversion", [0.0, 0.5])
+def test_rows_hold_the_planned_documents_laid_out_by_sequence(shard_set, samples, batches, inversion):
     """Built again from the original documents, not from the shards."""
     documents = samples.documents(70)
     vocabulary = shard_set.manifest.vocabulary
-    plan = make_plan(CONFIG, shard_set, "train", 0, BATCH)
-    for n, batch in enumerate(batches[:4]):
+    config = dataclasses.replace(CONFIG, task_inversion=inversion)
+    plan = make_plan(config, shard_set, "train", 0, BATCH)
+    assert any(row.inverted.any() for n in range(4) for row in plan.batch(n)) == bool(inversion)
+    for n, batch in enumerate(take(shard_set, 4, config=config) if inversion else batches[:4]):
         for row, planned in enumerate(plan.batch(n)):
             parts = []
-            for record, dropped in zip(planned.records, planned.dropped):
-                segments = to_segments(documents[record], samples.family, response_only=False, last_scale_context=True)
+            for record, dropped, inverted in zip(planned.records, planned.dropped, planned.inverted):
+                document = invert(documents[record]) if inverted else documents[record]
+                segments = to_segments(document, samples.family, response_only=False, last_scale_context=True)
                 segments = sequence.drop_condition(segments) if dropped else segments
                 parts.append(sequence.flatten(segments, vocabulary, CONFIG.sequence))
             expected = sequence.pack_row(parts, 128, vocabulary).arrays()
@@ -137,6 +141,29 @@ def test_start_logs_the_realised_mixture_once(shard_set, caplog):
         take(shard_set, 3, part=1, parts=2)
     lines = [record.getMessage() for record in caplog.records if "padding_share" in record.getMessage()]
     assert len(lines) == 1 and "tokens/edit" in lines[0]
+
+
+def test_inversion_is_part_of_what_must_fit_a_row(shard_set):
+    """A document that only fits as it is, but not with the context block of its inversion, is too long."""
+    index = shard_set.index("train")
+    inverted = (index.plain + index.inverted_context)[index.task == index.tasks.index("text_to_image")].max()
+    only = MixtureConfig((("text_to_image", 1.0),))
+    config = dataclasses.replace(CONFIG, row_length=int(inverted) - 1, mixture=only, drop_too_long=True)
+    seen = []
+    for share in (0.0, 0.5):
+        plan = make_plan(dataclasses.replace(config, task_inversion=share), shard_set, "train", 0, BATCH)
+        seen.append({record for n in range(12) for row in plan.batch(n) for record in row.records.tolist()})
+    assert seen[1] < seen[0]
+
+
+def test_shards_of_earlier_versions_do_without_inversion(shard_set, monkeypatch):
+    old = dataclasses.replace(shard_set.index("train"), inverted_context=None)
+    monkeypatch.setattr(shard_set, "index", lambda split: old)
+    config = dataclasses.replace(CONFIG, task_inversion=0.1)
+    make_plan(dataclasses.replace(config, last_scale_context=False), shard_set, "train", 0, BATCH).batch(0)
+    make_plan(CONFIG, shard_set, "train", 0, BATCH)
+    with pytest.raises(UserError, match="extract it again, or set config.pipeline.task_inversion to 0.0"):
+        make_plan(config, shard_set, "train", 0, BATCH)
 
 
 def test_documents_longer_than_a_row_are_refused_or_counted(shard_set, samples, caplog):
@@ -193,7 +220,7 @@ def test_a_batch_that_does_not_divide_is_refused(shard_set):
     "change",
     [
         {"row_length": 0}, {"window_batches": 0}, {"reader_threads": -1}, {"workers": -1}, {"packing": "fixed"},
-        {"condition_dropout": 1.5}, {"max_broken_fraction": -0.1}, {"prefetch_batches": 0},
+        {"condition_dropout": 1.5}, {"task_inversion": 1.5}, {"max_broken_fraction": -0.1}, {"prefetch_batches": 0},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_faults(change):

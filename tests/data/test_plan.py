@@ -14,22 +14,28 @@ def index(shard_set):
     return shard_set.index("train")
 
 
-def make_plan(index, seed=0, batch_size=3, window_batches=4, row_length=128, dropout=0.0, weights=()):
-    table = DocumentTable(index.plain, index.condition, index.task, index.tasks)
+def table_of(index):
+    invertible = index.task == index.tasks.index("text_to_image")
+    inverted_length = np.where(invertible, index.plain + index.inverted_context, 0)
+    return DocumentTable(index.plain, index.condition, index.task, index.tasks, inverted_length)
+
+
+def make_plan(index, seed=0, batch_size=3, window_batches=4, row_length=128, dropout=0.0, inversion=0.0, weights=()):
     stream = make_stream(MixtureConfig(weights), index, np.ones(len(index), bool), seed)
-    return Plan(PlanConfig(seed, batch_size, window_batches, row_length, dropout), stream, table, pack_fixed_length)
+    config = PlanConfig(seed, batch_size, window_batches, row_length, dropout, inversion)
+    return Plan(config, stream, table_of(index), pack_fixed_length)
 
 
 def contents(rows):
-    return [(row.records.tolist(), row.dropped.tolist()) for row in rows]
+    return [(row.records.tolist(), row.dropped.tolist(), row.inverted.tolist()) for row in rows]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_batch_is_the_same_whatever_was_asked_before(index, dropout):
-    plan = make_plan(index, dropout=dropout)
+@pytest.mark.parametrize("shares", [{}, {"dropout": 0.5}, {"dropout": 0.3, "inversion": 0.5}], ids=str)
+def test_a_batch_is_the_same_whatever_was_asked_before(index, shares):
+    plan = make_plan(index, **shares)
     batches = [contents(plan.batch(n)) for n in range(30)]
     for n in (29, 17, 0, 8):
-        assert contents(make_plan(index, dropout=dropout).batch(n)) == batches[n]
+        assert contents(make_plan(index, **shares).batch(n)) == batches[n]
     for n in (3, 25, 11):
         assert contents(plan.batch(n)) == batches[n]
 
@@ -84,6 +90,27 @@ def test_dropping_conditions_is_counted_in_the_lengths(index):
     assert plan.statistics(0)["padding_share"] == pytest.approx(1 - sum(lengths[:12]) / (12 * 128))
 
 
+def test_text_to_image_alone_is_inverted_and_its_lengths_are_exact(index):
+    """Nothing of an inverted document is dropped; without inversion the plan is what it was."""
+    table = table_of(index)
+    plan = make_plan(index, dropout=1.0, inversion=0.5)
+    rows = [row for n in range(40) for row in plan.batch(n)]
+    records, dropped, inverted = (
+        np.concatenate([getattr(row, name) for row in rows]) for name in ("records", "dropped", "inverted")
+    )
+    can = table.inverted_length[records] > 0
+    assert can.sum() > 150 and not inverted[~can].any()
+    assert inverted[can].mean() == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / can.sum()))
+    np.testing.assert_array_equal(dropped, ~inverted)
+    for row in rows:
+        kept = np.where(row.inverted, table.inverted_length[row.records], (table.length - table.condition)[row.records])
+        assert kept.sum() <= 128
+    statistics = plan.statistics(0)
+    here = np.concatenate([row.inverted for row in rows[:12]])
+    assert statistics["documents/inverted"] == pytest.approx(here.mean())
+    assert statistics["padding_share"] < 0.1
+
+
 def test_share_of_dropped_conditions(index):
     plan = make_plan(index, dropout=0.2, batch_size=50, window_batches=10)
     dropped = np.concatenate([row.dropped for n in range(20) for row in plan.batch(n)])
@@ -104,9 +131,8 @@ def test_rows_beyond_the_packed_ones_are_empty(index):
     def stubborn(lengths, row_length):
         return [*pack_fixed_length(lengths[:4], row_length), *([np.empty(0, int)] * 50 if len(lengths) > 4 else [])]
 
-    table = DocumentTable(index.plain, index.condition, index.task, index.tasks)
     stream = make_stream(MixtureConfig(), index, np.ones(len(index), bool), 0)
-    plan = Plan(PlanConfig(0, 3, 4, 128, 0.0), stream, table, stubborn)
+    plan = Plan(PlanConfig(0, 3, 4, 128, 0.0), stream, table_of(index), stubborn)
     rows = [row for n in range(4) for row in plan.batch(n)]
     assert len(rows) == 12 and sum(len(row.records) for row in rows) == 4
     assert any(not len(row.records) for row in rows)

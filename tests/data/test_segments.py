@@ -5,7 +5,7 @@ import pytest
 
 from nextflow_jax import sequence
 from nextflow_jax.data.records import BrokenRecord, EncodedDocument, EncodedImage, EncodedText, decode, encode
-from nextflow_jax.data.segments import check_indices, count_positions, to_segments
+from nextflow_jax.data.segments import check_indices, count_positions, invert, to_segments
 from nextflow_jax.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(300, 40)
@@ -21,6 +21,31 @@ def test_counts_give_the_length_of_every_setting(samples, context, dropped):
         counts = count_positions(document, samples.family)
         expected = counts.plain + context * counts.context - dropped * counts.condition
         assert len(sequence.flatten(segments, VOCABULARY, sequence.SequenceConfig())) == expected
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_counts_give_the_length_of_inverted_documents(samples, context):
+    for document in samples.documents(40):
+        counts = count_positions(document, samples.family)
+        if document.task != "text_to_image":
+            assert counts.inverted_context == 0
+            continue
+        segments = to_segments(invert(document), samples.family, response_only=True, last_scale_context=context)
+        expected = counts.plain + context * counts.inverted_context
+        assert len(sequence.flatten(segments, VOCABULARY, sequence.SequenceConfig())) == expected
+
+
+def test_inversion_makes_captioning_of_text_to_image(samples):
+    rng = np.random.default_rng(0)
+    words, picture = samples.text(rng, "prompt"), samples.image(rng, "response")
+    captioning = invert(EncodedDocument("k", "text_to_image", (words, picture)))
+    assert (captioning.key, captioning.task) == ("k", "image_to_text")
+    shown, told = captioning.segments
+    assert (shown.role, told.role) == ("prompt", "response")
+    assert shown.inputs is picture.inputs and told.ids is words.ids
+    segments = to_segments(captioning, samples.family, response_only=True, last_scale_context=True)
+    assert [segment.loss for segment in segments] == [False, True]
+    assert segments[0].context_block and not segments[1].condition
 
 
 def test_a_decoded_record_flattens_like_the_original(samples):

@@ -99,6 +99,7 @@ class DecoderTask:
             part,
             num_parts,
             accumulate=self._accumulate,
+            vocabulary=self._experiment.model.vocabulary,
         )
 
     def describe(self) -> dict[str, str]:
@@ -136,8 +137,9 @@ class DecoderTask:
         return DecoderInputs.of({name: jnp.zeros(spec.shape, spec.dtype) for name, spec in self._spec.items()})
 
     def _make_spec(self) -> BatchSpec:
-        build = RowBuilder(self._experiment.pipeline, self._shards, "train", self._accumulate)
-        empty: sequence.Sequence = build(RowPlan(np.empty(0, np.int64), np.empty(0, bool)))
+        experiment = self._experiment
+        build = RowBuilder(experiment.pipeline, self._shards, "train", self._accumulate, experiment.model.vocabulary)
+        empty: sequence.Sequence = build(RowPlan.empty())
         rows = self._experiment.train.batch_size
         arrays = empty.arrays().items()
         return {name: jax.ShapeDtypeStruct((rows, *array.shape), array.dtype) for name, array in arrays}
