@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import sentencepiece
 
+from nextflow_jax.chat import TEMPLATE_FILE, read_chat_template
 from nextflow_jax.config import Fault
 from nextflow_jax.errors import UserError
 
@@ -58,6 +59,10 @@ class TextTokenizer(Protocol):
     def file_name(self) -> str:
         """Name that the file goes by inside a folder, telling its kind."""
 
+    @property
+    def chat_template(self) -> str:
+        """How chats are written, for nextflow_jax/chat.py; "" where nothing says."""
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special tokens."""
 
@@ -65,7 +70,7 @@ class TextTokenizer(Protocol):
         """The text of ids."""
 
     def save(self, path: pathlib.Path | str) -> None:
-        """Writes the file that `load_text_tokenizer` reads."""
+        """Writes the file that `load_text_tokenizer` reads, and a chat template beside it where there is one."""
 
 
 class SentencePieceTokenizer:
@@ -79,6 +84,7 @@ class SentencePieceTokenizer:
     """
 
     file_name = SENTENCEPIECE_FILE
+    chat_template = ""
 
     def __init__(self, model: bytes):
         self._model = model
@@ -114,8 +120,11 @@ class SentencePieceTokenizer:
 class HuggingFaceTokenizer:
     """A tokenizer.json of the `tokenizers` library, e.g. Qwen's.
 
+    The file's added tokens, `<|im_start|>` and the like, are ordinary ids here: where a text has them, each is one id.
+
     Args:
       model: bytes of the file.
+      chat_template: Jinja source, see nextflow_jax/chat.py.
 
     Raises:
       UserError: the bytes are no tokenizer.json, or `tokenizers` is not installed.
@@ -123,12 +132,13 @@ class HuggingFaceTokenizer:
 
     file_name = HUGGING_FACE_FILE
 
-    def __init__(self, model: bytes):
+    def __init__(self, model: bytes, chat_template: str = ""):
         try:
             import tokenizers
         except ImportError as error:
             raise UserError("tokenizer.json files need tokenizers; pip install 'nextflow_jax[hf]'") from error
         self._model = model
+        self.chat_template = chat_template
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(model.decode("utf-8"))
         except Exception as error:  # the library raises bare Exceptions
@@ -154,8 +164,11 @@ class HuggingFaceTokenizer:
         return self._tokenizer.decode([int(index) for index in ids], skip_special_tokens=False)
 
     def save(self, path: pathlib.Path | str) -> None:
-        """Writes the file."""
-        pathlib.Path(path).write_bytes(self._model)
+        """Writes the file, and the chat template beside it."""
+        path = pathlib.Path(path)
+        path.write_bytes(self._model)
+        if self.chat_template:
+            (path.parent / TEMPLATE_FILE).write_text(self.chat_template, encoding="utf-8")
 
 
 def train_sentencepiece(
@@ -217,9 +230,10 @@ def load_text_tokenizer(path: pathlib.Path | str) -> TextTokenizer:
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
         raise UserError(f"{path}: no text tokenizer there; expects {' or '.join(map(str, candidates))}")
-    kind = HuggingFaceTokenizer if file.suffix == ".json" else SentencePieceTokenizer
     try:
-        return kind(file.read_bytes())
+        if file.suffix == ".json":
+            return HuggingFaceTokenizer(file.read_bytes(), read_chat_template(file.parent))
+        return SentencePieceTokenizer(file.read_bytes())
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 

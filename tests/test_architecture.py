@@ -10,7 +10,10 @@ PACKAGE = ROOT / "nextflow_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = {
-    "contracts": ("config", "errors", "scales", "vocabulary", "sequence", "resize", "text", "sampling.settings"),
+    "contracts": (
+        *("config", "errors", "scales", "vocabulary", "sequence", "resize", "text", "chat"),
+        "sampling.settings",
+    ),
     "platform": ("sharding", "compile_cache", "command"),
     "models": ("models", "ops"),
     "vision": ("vision",),
