@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = {
     "contracts": (
-        *("config", "errors", "scales", "vocabulary", "sequence", "resize", "text", "chat"),
+        *("config", "errors", "scales", "vocabulary", "image_layout", "sequence", "resize", "text", "chat"),
         "sampling.settings",
     ),
     "platform": ("sharding", "compile_cache", "command"),

@@ -139,6 +139,21 @@ def test_times_and_grid_coordinates():
     )
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.9])
+def test_the_balance_weighs_text_against_vision_whatever_the_scale_reweight(alpha):
+    balanced = dataclasses.replace(CONFIG, text_weight=0.5, vision_weight=3.0, scale_reweight=alpha)
+    segments = [text(1, 2), image(SQUARE), text(3)]
+    plain = seq.flatten(segments, VOCABULARY, dataclasses.replace(CONFIG, scale_reweight=alpha))
+    flat = seq.flatten(segments, VOCABULARY, balanced)
+    codes = flat.targets >= VOCABULARY.vision_offset
+    assert codes.sum() == SQUARE.num_tokens
+    np.testing.assert_allclose(flat.loss_weights[codes], 3.0 * plain.loss_weights[codes], rtol=1e-6)
+    np.testing.assert_allclose(flat.loss_weights[codes].mean(), 3.0, rtol=1e-5)
+    np.testing.assert_allclose(flat.loss_weights[~codes], 0.5 * plain.loss_weights[~codes], rtol=1e-6)
+    assert set(plain.loss_weights[~codes]) == {0.0, 1.0}
+    assert (np.ptp(plain.loss_weights[codes]) > 0) == (alpha > 0)
+
+
 def test_condition_images_have_no_loss_and_dropping_keeps_them():
     segments = [image(SQUARE, loss=False), text(3, 4, loss=False, condition=True), image(SQUARE, 1)]
     kept = seq.drop_condition(segments)
