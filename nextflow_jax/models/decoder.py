@@ -5,30 +5,23 @@
 The arrays it reads are those of `nextflow_jax.sequence.Sequence`, batched; what any position may see is decided there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from nextflow_jax.config import choose
 from nextflow_jax.models.cache import KVCache
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.models.embedding import Embedding
 from nextflow_jax.models.head import Head, SeparateHeads, joined, logits_of
 from nextflow_jax.models.layers import DecoderLayer, RMSNorm, Surroundings
+from nextflow_jax.models.remat import remat_policy
 from nextflow_jax.models.rope import make_rotation
 from nextflow_jax.sharding import constrain
 
-__all__ = ["Decoder", "DecoderConfig", "DecoderInputs", "REMAT_POLICIES"]
-
-REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-"""Remat policy by name, None = nothing is kept but the layer's input; "none" is no remat at all."""
+__all__ = ["Decoder", "DecoderConfig", "DecoderInputs"]
 
 
 class DecoderInputs(NamedTuple):
@@ -141,8 +134,7 @@ def _stacked_layers(config: DecoderConfig) -> nn.Module:
     """All layers as one module, parameters stacked along a first axis named "layers"."""
     layer = DecoderLayer
     if config.remat != "none":
-        policy = choose("remat policy", config.remat, REMAT_POLICIES)
-        layer = nn.remat(layer, policy=policy, prevent_cse=False)
+        layer = nn.remat(layer, policy=remat_policy(config.remat), prevent_cse=False)
     scanned = nn.scan(
         layer,
         variable_axes={"params": 0},

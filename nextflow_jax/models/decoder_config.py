@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 
 from nextflow_jax.config import Fault, nearest
+from nextflow_jax.models.remat import REMAT_POLICIES
 from nextflow_jax.ops.attention import IMPLEMENTATIONS
 from nextflow_jax.vocabulary import Vocabulary
 
@@ -13,7 +14,7 @@ DTYPES = ("float32", "bfloat16")
 CONNECTORS = ("linear", "mlp")
 HEADS = ("shared", "separate")
 CODE_HALVES = ("both", "semantic", "pixel")
-REMAT = ("none", "full", "dots")
+REMAT = ("none", *REMAT_POLICIES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class DecoderConfig:
     initializer_range: float = 0.02
     """Standard deviation of all kernels and embeddings at the start."""
     remat: str = "none"
-    """What the backward pass computes again: "none", "full" (whole layers), "dots" (all but weight products)."""
+    """What the backward pass computes again: "none", or a policy of nextflow_jax/models/remat.py."""
     scan_unroll: int = 1
     """Layers unrolled in each iteration of the layer scan: more compile time, less loop overhead."""
     dtype: str = "float32"

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from nextflow_jax.models.cache import KVCache
 from nextflow_jax.models.decoder_config import DecoderConfig
+from nextflow_jax.models.remat import layer_input
 from nextflow_jax.models.rope import Rotation, rotate
 from nextflow_jax.ops.attention import attend
 from nextflow_jax.ops.linear import linear_dot
@@ -136,6 +137,7 @@ class DecoderLayer(nn.Module):
         self, carry: tuple[Float[Array, "B S D"], KVCache | None], layer: Int[Array, ""], around: Surroundings
     ) -> tuple[tuple[Float[Array, "B S D"], KVCache | None], None]:
         x, cache = carry
+        x = layer_input(x)
         mixed, cache = self.attention(self.attention_norm(x), around, layer, cache)
         x = x + mixed
         x = x + self.mlp(self.mlp_norm(x))

@@ -59,20 +59,9 @@ def loss_and_gradients(**changes):
     return jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(variables))
 
 
-@pytest.mark.parametrize("changes", [{"remat": "full"}, {"remat": "dots", "scan_unroll": 2}], ids=str)
-def test_rematerialisation_and_unrolling_change_nothing(changes):
-    for got, expected in zip(loss_and_gradients(**changes), loss_and_gradients(), strict=True):
+def test_unrolling_changes_nothing():
+    for got, expected in zip(loss_and_gradients(remat="dots", scan_unroll=2), loss_and_gradients(), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
-
-
-def test_policies_keep_less_for_the_backward_pass():
-    def kept(remat):
-        decoder, variables = random_rows.make_decoder(random_rows.tiny_config(remat=remat))
-        forward = lambda v: decoder.apply(v, INPUTS, method="hidden")[0]  # noqa: E731
-        residuals = jax.eval_shape(lambda v: jax.vjp(forward, v)[1], variables)
-        return sum(leaf.size for leaf in jax.tree.leaves(residuals))
-
-    assert kept("full") < kept("dots") < kept("none")
 
 
 def test_bfloat16_compute_keeps_float32_logits_and_parameters_near_the_exact_ones():

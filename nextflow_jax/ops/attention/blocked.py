@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from nextflow_jax.ops.attention.kept import keep
+
 QUERY_BLOCK = 256
 KEY_BLOCK = 256
 """Queries and keys that meet at once; smaller ones waste less at the edges of ranges, larger ones less on overheads."""
@@ -94,7 +96,7 @@ def _forward(
 
     blocks = _query_blocks(start, end, k.shape[1], num_queries, num_keys)
     out, log_total = lax.map(mix, (blocks, _split(q, k.shape[2], num_queries)))
-    out = _join(out, q.shape, num_queries)
+    out, log_total = keep(_join(out, q.shape, num_queries)), keep(log_total)
     return out, (q, k, v, start, end, out, log_total)
 
 

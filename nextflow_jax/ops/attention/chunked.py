@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from nextflow_jax.ops.attention.kept import keep
+
 QUERY_BLOCK = 256
 """Queries handled at once; at most H x QUERY_BLOCK x M scores of a row are alive."""
 
@@ -38,7 +40,7 @@ def attend(
         out_BGRSA = _attend_block(q_BGRSA, k_BGMA, v_BGMA, start, end)
     else:
         out_BGRSA = _attend_blocks(q_BGRSA, k_BGMA, v_BGMA, start, end, block)
-    return jnp.transpose(out_BGRSA, (0, 3, 1, 2, 4)).reshape(batch, length, heads, size)
+    return keep(jnp.transpose(out_BGRSA, (0, 3, 1, 2, 4)).reshape(batch, length, heads, size))
 
 
 def _attend_blocks(

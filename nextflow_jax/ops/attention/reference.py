@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from nextflow_jax.ops.attention.kept import keep
+
 
 def visible_keys(start: Int[Array, "B S"], end: Int[Array, "B S"], num_keys: int) -> Bool[Array, "B S M"]:
     """The dense mask of the ranges."""
@@ -26,4 +28,4 @@ def attend(
     visible = visible_keys(start, end, k.shape[1])[:, None]
     weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(jnp.float32).min), axis=-1)
     out = jnp.einsum("BHSM,BMHA->BSHA", jnp.where(visible, weights, 0.0), v_BMHA)
-    return out.astype(q.dtype)
+    return keep(out.astype(q.dtype))

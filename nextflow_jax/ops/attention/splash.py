@@ -16,6 +16,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 from jaxtyping import Array, Bool, Float, Int
 
+from nextflow_jax.ops.attention import kept
 from nextflow_jax.sharding import platform
 
 MAX_KEYS = 2**16
@@ -144,7 +145,7 @@ def _kernel(
         save_residuals=False,
         mask_value=library.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        residual_checkpoint_name=None,
+        residual_checkpoint_name=kept.NAME,
         mask_function=_sees,
         interpret=interpret,
     )
