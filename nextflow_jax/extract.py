@@ -11,8 +11,8 @@ from nextflow_jax import command, compile_cache
 from nextflow_jax.bundle import is_bundle, load_bundle
 from nextflow_jax.config import load_experiment, preflight
 from nextflow_jax.data.document_sources import make_documents
-from nextflow_jax.data.documents import Document, document_texts
-from nextflow_jax.data.extraction import Extracted, extract
+from nextflow_jax.data.documents import Document, document_texts, with_pictures_at_most
+from nextflow_jax.data.extraction import Extracted, ExtractionConfig, extract
 from nextflow_jax.data.pictures import SPLITS, PictureSet, open_pictures
 from nextflow_jax.errors import UserError, run_entry_point
 from nextflow_jax.export import codec_of_run
@@ -46,10 +46,10 @@ def main(arguments: Sequence[str]) -> None:
     options, overrides = command.parse(parser, arguments)
     compile_cache.enable()
     experiment = _experiment(options.config, overrides)
-    codec = _load_codec(options.tokenizer, experiment.extraction.batch_size)
+    codec = _load_codec(options.tokenizer, experiment.extraction)
     codec.family.schedule(experiment.pictures.size)
     pictures = open_pictures(experiment.pictures).without_broken()
-    documents = make_all_documents(pictures, experiment.extraction.tasks, experiment.seed)
+    documents = make_all_documents(pictures, experiment.extraction, experiment.seed)
     with _Progress() as progress:
         extracted = extract(
             experiment.extraction,
@@ -64,9 +64,15 @@ def main(arguments: Sequence[str]) -> None:
     print(summarise(options.out, extracted))
 
 
-def make_all_documents(pictures: PictureSet, tasks: Sequence[str], seed: int) -> dict[str, list[Document]]:
-    """The documents of every split that the data set's pictures make."""
-    return {split: make_documents(pictures, split, tasks, seed) for split in SPLITS}
+def make_all_documents(pictures: PictureSet, config: ExtractionConfig, seed: int) -> dict[str, list[Document]]:
+    """The documents of every split that the data set's pictures make, of the tasks and lengths that are asked for."""
+    documents = {split: make_documents(pictures, split, config.tasks, seed) for split in SPLITS}
+    if not config.max_images:
+        return documents
+    cut = {
+        split: [with_pictures_at_most(each, config.max_images) for each in made] for split, made in documents.items()
+    }
+    return {split: [each for each in made if each is not None] for split, made in cut.items()}
 
 
 def summarise(out: str | pathlib.Path, extracted: Extracted) -> str:
@@ -99,13 +105,14 @@ def _experiment(spec: str, overrides: Sequence[str]) -> DecoderExperiment:
     return experiment
 
 
-def _load_codec(tokenizer: str, batch_size: int) -> VisionTokenizerCodec:
-    """The vision tokenizer of a run or a bundle, encoding `batch_size` pictures at once."""
+def _load_codec(tokenizer: str, config: ExtractionConfig) -> VisionTokenizerCodec:
+    """The vision tokenizer of a run or a bundle, with the schedules and the batch size of the extraction."""
     path = pathlib.Path(tokenizer)
     if not path.is_dir():
         raise UserError(f"--tokenizer {tokenizer}: no such folder; give the --workdir of a tokenizer run, or a bundle")
     codec = load_bundle(path).codec if is_bundle(path) else codec_of_run(restore_variables(path))
-    return VisionTokenizerCodec(codec.config, codec.variables, chunk=batch_size)
+    of_level = dataclasses.replace(codec.config, family=config.family(codec.family))
+    return VisionTokenizerCodec(of_level, codec.variables, chunk=config.batch_size)
 
 
 @dataclasses.dataclass

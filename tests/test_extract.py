@@ -6,9 +6,11 @@ import sys
 import pytest
 
 from nextflow_jax import extract
-from nextflow_jax.bundle import save_bundle
+from nextflow_jax.bundle import load_bundle, save_bundle
+from nextflow_jax.data.records import EncodedImage
 from nextflow_jax.data.shards import open_shards
 from nextflow_jax.errors import UserError
+from nextflow_jax.scales import ScheduleFamily
 from tests import tiny_models
 
 EXPERIMENT = """
@@ -63,6 +65,25 @@ def test_another_kind_of_experiment_is_refused(folder):
         UserError, match="config.kind = 'contrastive': only a decoder experiment.*experiment.py:decoder"
     ):
         extract.main(arguments(folder, variant="contrastive"))
+
+
+def test_another_level_has_schedules_of_its_own_and_the_same_tokenizer(folder):
+    """What a chain of resolution stages does: one vision tokenizer, a ladder and a picture size a stage."""
+    few = ["--config.extraction.tasks=('frames', 'text_to_image')", "--config.extraction.draws=1"]
+    level = ["--config.pictures.size=(16, 16)", "--config.extraction.ladder=(1, 2, 4)"]
+    sizes, most = "--config.extraction.sizes=((16, 16),)", "--config.extraction.max_images=2"
+    extract.main(arguments(folder, *few, *level, sizes, most, out="level"))
+    shards = open_shards(folder / "level")
+    assert shards.manifest.schedule_family == ScheduleFamily((1, 2, 4), 4, ((16, 16),))
+    source = shards.source("train")
+    documents = [source[number] for number in range(len(source))]
+    pictures = [[part for part in each.segments if isinstance(part, EncodedImage)] for each in documents]
+    assert {len(part.targets) for each in pictures for part in each} == {1 + 4 + 16}
+    assert max(map(len, pictures)) == 2
+    codec = load_bundle(shards.tokenizer_path).codec
+    assert codec.fingerprint == shards.manifest.vision_tokenizer != tiny_models.codec().fingerprint
+    with pytest.raises(UserError, match="sides must be multiples of stride 4"):
+        extract.main(arguments(folder, *few, *level, "--config.extraction.sizes=((14, 14),)", out="other"))
 
 
 def test_a_size_that_the_tokenizer_does_not_know_is_refused(folder):

@@ -61,6 +61,22 @@ class Document:
         return tuple(segment.key for segment in self.segments if isinstance(segment, Image))
 
 
+def with_pictures_at_most(document: Document, most: int) -> Document | None:
+    """The document up to the picture after the `most`-th and the words right before that; None: nothing to produce."""
+    kept: list[Segment] = []
+    pictures = 0
+    for segment in document.segments:
+        pictures += isinstance(segment, Image)
+        if pictures > most:
+            while kept and isinstance(kept[-1], Text):
+                kept.pop()
+            break
+        kept.append(segment)
+    if not any(segment.role == "response" for segment in kept):
+        return None
+    return dataclasses.replace(document, segments=tuple(kept))
+
+
 def document_texts(documents: Iterable[Document]) -> Iterator[str]:
     """Every text segment of the documents in order: what a text tokenizer of theirs is trained on."""
     for document in documents:

@@ -24,18 +24,22 @@ import numpy as np
 
 from nextflow_jax import __version__
 from nextflow_jax.bundle import is_bundle, save_bundle
-from nextflow_jax.config import Fault, nearest, to_plain_dict
+from nextflow_jax.config import Fault, nearest, preflight, to_plain_dict
 from nextflow_jax.data import records, shards
 from nextflow_jax.data.documents import TASKS, Document, Image, Text
 from nextflow_jax.data.manifest import FILE_NAME, Manifest, SplitEntry, read_manifest
 from nextflow_jax.data.picture_codes import PictureEncoder
 from nextflow_jax.data.pictures import PictureSet
 from nextflow_jax.errors import UserError
+from nextflow_jax.scales import ScheduleFamily
 from nextflow_jax.text import TextTokenizer, TextTokenizerConfig
 from nextflow_jax.vision.codec import VisionTokenizerCodec
 from nextflow_jax.vision.quantizer import SelfCorrection
 
 STATE_FILE = "extraction.json"
+
+_LATER = ("max_images", "ladder", "sizes")
+"""Settings that earlier versions had not: left out of what the shards are made from while they do nothing."""
 
 Progress = Callable[[int, int], None]
 """Called with (records written or found, records in all)."""
@@ -56,6 +60,13 @@ class ExtractionConfig:
     """Pictures encoded together."""
     documents_per_shard: int = 4096
     """Bounds a shard's size, and the work that a killed run repeats."""
+    max_images: int = 0
+    """Pictures of a document at most, e.g. frames: those after it and the words that announce them are cut off
+    (recipe section 5); 0 = all stay."""
+    ladder: tuple[int, ...] = ()
+    """Scales in place of the vision tokenizer's, for another resolution level: its parameters are the same for all."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Picture sizes (height, width) in pixels that go with it."""
     text: TextTokenizerConfig = TextTokenizerConfig()
 
     def faults(self) -> Iterator[Fault]:
@@ -63,6 +74,11 @@ class ExtractionConfig:
         for name in ("draws", "batch_size", "documents_per_shard"):
             if getattr(self, name) < 1:
                 yield Fault(name, getattr(self, name), "must be positive", "use 1 or more")
+        if self.max_images < 0:
+            yield Fault("max_images", self.max_images, "must not be negative", "use 0 to keep all pictures")
+        if bool(self.ladder) != bool(self.sizes):
+            rule = "another ladder and its sizes come together"
+            yield Fault("sizes", self.sizes, rule, "use both, or neither for the vision tokenizer's own")
         if not 0 <= self.samples_share <= 1:
             yield Fault("samples_share", self.samples_share, "is a share", "use a number from 0 to 1")
         for task in self.tasks:
@@ -70,6 +86,18 @@ class ExtractionConfig:
                 yield Fault("tasks", task, "is no task", nearest(task, TASKS))
         if self.draws > 1 and 0 in (self.samples_share, self.self_correction.share):
             yield Fault("draws", self.draws, "draws do not differ without self-correction", "use 1")
+
+    def family(self, own: ScheduleFamily) -> ScheduleFamily:
+        """The schedules that pictures are encoded with; `own`: those that the vision tokenizer was trained on.
+
+        Raises:
+          UserError: sizes that the tokenizer's stride does not divide, or a ladder that does not grow.
+        """
+        if not self.ladder:
+            return own
+        family = ScheduleFamily(self.ladder, own.stride, self.sizes)
+        preflight(family, prefix="config.extraction")
+        return family
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +215,9 @@ def _describe_inputs(
     del picture_config["root"]
     settings = to_plain_dict(config)
     del settings["text"]["path"]
+    for name in _LATER:
+        if not settings[name]:
+            del settings[name]
     return {
         "version": __version__,
         "seed": seed,

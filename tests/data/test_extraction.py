@@ -254,7 +254,7 @@ def test_codes_do_not_depend_on_what_the_cache_keeps(extracted, tmp_path, monkey
     [
         {"draws": 0}, {"batch_size": 0}, {"documents_per_shard": 0}, {"samples_share": 1.5}, {"tasks": ("edits",)},
         {"samples_share": 0.0}, {"self_correction": SelfCorrection(share=0.0)},
-        {"self_correction": SelfCorrection(top_k=0)},
+        {"self_correction": SelfCorrection(top_k=0)}, {"max_images": -1}, {"ladder": (1, 2)}, {"sizes": ((8, 8),)},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_faults(change):
