@@ -161,7 +161,7 @@ def batch_sharding(mesh: Mesh, rules: Rules, axes: Sequence[str] = ("batch",)) -
 def local_part(rows: NamedSharding, global_size: int) -> tuple[int, int]:
     """(part, number of parts): which of equal blocks of rows this process must provide for arrays sharded by `rows`.
 
-    Processes whose devices hold the same rows (a tensor or context axis that spans hosts) get the same part: whole rows,
+    Processes whose devices hold the same rows (a tensor or context axis over hosts) get the same part: whole rows,
     of which they keep their devices' positions.
 
     Raises:

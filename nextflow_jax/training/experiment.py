@@ -198,6 +198,18 @@ class DecoderExperiment(Experiment):
     FIXED: ClassVar = (*Experiment.FIXED, "model")
     FREE: ClassVar = ("model.dtype", "model.remat", "model.scan_unroll", "model.attention")
 
+    def device_faults(self, num_devices: int) -> Iterator[Fault]:
+        """See `Experiment`; rows that the context axis does not divide."""
+        yield from super().device_faults(num_devices)
+        try:
+            context = self.mesh.resolve(num_devices)["context"]
+        except UserError:  # said above
+            return
+        length = self.pipeline.row_length
+        if length % context:
+            fix = f"use {-(-length // context) * context}"
+            yield Fault("pipeline.row_length", length, f"must be a multiple of mesh.context = {context}", fix)
+
     def input_faults(self) -> Iterator[Fault]:
         """Shards that must be there and are not."""
         yield from super().input_faults()

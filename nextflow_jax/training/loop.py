@@ -105,7 +105,7 @@ def _run(
 ) -> TrainState:
     step = start = log.step
     constants = jax.device_put(task.constants(), sharding.replicated(program.layout.mesh))
-    rows = sharding.batch_sharding(program.layout.mesh, program.layout.rules)
+    rows = sharding.batch_sharding(program.layout.mesh, program.layout.rules, task.batch_axes())
     pending = None
     stopping = stop.should_stop(step)
     with Feed(task, first_batch, rows, settings.prefetch) as feed:

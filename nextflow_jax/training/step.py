@@ -98,7 +98,8 @@ def make_train_step(task: Task, optimizer: Optimizer, seed: int, accumulate: int
 
 def lower_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accumulate: int = 1) -> jax.stages.Lowered:
     """Traces and lowers the step for the layout's mesh and one kind of batch, without allocating anything."""
-    rows, everywhere = sharding.batch_sharding(layout.mesh, layout.rules), sharding.replicated(layout.mesh)
+    rows = sharding.batch_sharding(layout.mesh, layout.rules, task.batch_axes())
+    everywhere = sharding.replicated(layout.mesh)
     batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows) for name, array in spec.items()}
     step = jax.jit(
         make_train_step(task, layout.optimizer, seed, accumulate),

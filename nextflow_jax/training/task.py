@@ -65,6 +65,9 @@ class Task(Protocol):
         The step is compiled for each before the first.
         """
 
+    def batch_axes(self) -> tuple[str, ...]:
+        """Logical axes of the first dimensions of every array of a batch, by which they are split: "batch" at least."""
+
     def batches(self, start: int, part: int, num_parts: int) -> Iterator[dict[str, np.ndarray]]:
         """Part `part` of `num_parts` equal row blocks of global batches `start`, `start` + 1, ..., without end.
 

@@ -75,6 +75,9 @@ class ToyTask:
     def tokens_per_step(self, spec):
         return self.batch_size
 
+    def batch_axes(self):
+        return ("batch",)
+
     def batches(self, start, part, num_parts):
         rows = self.batch_size // num_parts
         while True:

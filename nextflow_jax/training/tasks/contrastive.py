@@ -81,6 +81,10 @@ class ContrastiveTask:
         }
         return (spec,)
 
+    def batch_axes(self) -> tuple[str, ...]:
+        """Rows."""
+        return ("batch",)
+
     def batches(self, start: int, part: int, num_parts: int) -> Iterator[dict[str, np.ndarray]]:
         """Pictures in keyed order, each with one of its captions."""
         length = self._experiment.model.max_text_tokens

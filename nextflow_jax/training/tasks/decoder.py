@@ -1,5 +1,6 @@
 """The decoder task: the unified transformer on packed rows of interleaved text and images from shards."""
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -87,6 +88,10 @@ class DecoderTask:
         """The arrays of `sequence.Sequence`."""
         return (self._spec,)
 
+    def batch_axes(self) -> tuple[str, ...]:
+        """Rows and positions."""
+        return ("batch", "sequence")
+
     def batches(self, start: int, part: int, num_parts: int) -> Iterator[dict[str, np.ndarray]]:
         """From the pipeline, split "train"."""
         return make_batches(
@@ -121,11 +126,15 @@ class DecoderTask:
         return self._experiment.train.batch_size * self._experiment.pipeline.row_length
 
     def flops_per_step(self, params: Any, spec: BatchSpec) -> float:
-        """Forward and backward; attention counts what the implementation computes, masked parts included."""
+        """Forward and backward; attention counts all pairs of positions, hidden ones included, as PaLM's MFU does.
+
+        So whatever kernel runs: one that skips blocks gains in the MFU.
+        """
+        model = Decoder(dataclasses.replace(self._experiment.model, attention="reference"))
 
         def forward(params: Any, inputs: DecoderInputs) -> jax.Array:
-            hidden = self._hidden(params, inputs)
-            head = self._model.apply({"params": params}, method="head_weights")
+            hidden, _ = model.apply({"params": params}, inputs, method="hidden")
+            head = model.apply({"params": params}, method="head_weights")
             return hidden @ head.astype(hidden.dtype)
 
         return TRAINING_FACTOR * forward_flops(forward, params, DecoderInputs.of(spec))

@@ -165,6 +165,10 @@ class TokenizerTask:
         shapes = ((self._experiment.train.batch_size, *size, 3) for size in self._order.sizes)
         return tuple({"images": jax.ShapeDtypeStruct(shape, jnp.uint8)} for shape in shapes)
 
+    def batch_axes(self) -> tuple[str, ...]:
+        """Rows."""
+        return ("batch",)
+
     def batches(self, start: int, part: int, num_parts: int) -> Iterator[dict[str, np.ndarray]]:
         """Pictures in keyed order."""
         batch = start

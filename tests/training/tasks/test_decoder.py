@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nextflow_jax import sharding
 from nextflow_jax.bundle import load_bundle
 from nextflow_jax.errors import UserError
 from nextflow_jax.sharding import MeshConfig
 from nextflow_jax.training.checkpoint import read_meta
 from nextflow_jax.training.experiment import build_experiment
+from nextflow_jax.training.feed import Feed
 from nextflow_jax.training.loop import train
 from nextflow_jax.training.tasks import make_task
 from tests import tiny_models
@@ -38,7 +40,7 @@ def test_it_learns_and_resumes_bit_for_bit(finished, experiment, tmp_path):
 
 
 def test_eight_devices_equal_one(finished, shards, tmp_path):
-    settings = small.decoder(shards, MeshConfig(data=2, fsdp=2, tensor=2)).with_input_sizes()
+    settings = small.decoder(shards, MeshConfig(fsdp=2, tensor=2, context=2)).with_input_sizes()
     state = train(settings, make_task(settings), tmp_path, jax.devices(), io.StringIO())
     assert not state.params["head"]["kernel"].sharding.is_fully_replicated
     folder, expected = finished
@@ -62,6 +64,23 @@ def test_the_decoder_starts_with_the_codebook_and_keeps_the_tokenizers(finished,
     np.testing.assert_array_equal(variables["params"]["embedding"]["codes"], codebook)
     bundle = load_bundle(finished[0] / "tokenizer")
     assert bundle.codec.fingerprint == tiny_models.codec().fingerprint
+
+
+def test_positions_of_batches_arrive_split_over_the_context_axis(experiment):
+    task, mesh = make_task(experiment), sharding.make_mesh(MeshConfig(fsdp=2, context=4))
+    places = sharding.batch_sharding(mesh, sharding.make_rules(), task.batch_axes())
+    with Feed(task, 0, places, depth=1) as feed:
+        batch = feed.next_batch()
+    expected = next(task.batches(0, 0, 1))
+    for name, array in batch.items():
+        assert {shard.data.shape for shard in array.addressable_shards} == {(4, 16, *array.shape[2:])}
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_rows_that_the_context_axis_does_not_divide_are_a_fault(shards):
+    faults = [*small.decoder(shards, MeshConfig(context=3)).device_faults(3)]
+    rule = "must be a multiple of mesh.context = 3"
+    assert [(fault.field, fault.rule, fault.fix) for fault in faults] == [("pipeline.row_length", rule, "use 66")]
 
 
 def test_accumulated_inputs_come_with_features(shards):
