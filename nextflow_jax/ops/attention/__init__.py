@@ -15,20 +15,21 @@ from jaxtyping import Array, Float, Int
 from nextflow_jax import sharding
 from nextflow_jax.config import choose
 from nextflow_jax.errors import UserError
-from nextflow_jax.ops.attention import blocked, chunked, reference, splash
+from nextflow_jax.ops.attention import blocked, chunked, flash, reference, splash
 from nextflow_jax.ops.attention.sharded import sharded
 
 IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "reference": reference.attend,
     "chunked": chunked.attend,
     "blocked": blocked.attend,
+    "flash": flash.attend,
     "splash": splash.attend,
 }
 
-LIMITS: dict[str, Callable[[jax.Array, jax.Array], str]] = {"splash": splash.limit}
+LIMITS: dict[str, Callable[[jax.Array, jax.Array], str]] = {"flash": flash.limit, "splash": splash.limit}
 """Implementation -> (q, k) -> why it cannot take arrays of these shapes and dtypes, "" when it can."""
 
-AUTO: dict[str, str] = {"cpu": "chunked", "gpu": "chunked", "tpu": "splash"}
+AUTO: dict[str, str] = {"cpu": "chunked", "gpu": "flash", "tpu": "splash"}
 """Platform -> the implementation that "auto" means there."""
 
 FALLBACK = "chunked"
