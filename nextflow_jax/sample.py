@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from nextflow_jax import command, compile_cache
-from nextflow_jax.bundle import load_bundle
+from nextflow_jax.bundle import Bundle, load_bundle
 from nextflow_jax.errors import UserError, run_entry_point
 from nextflow_jax.sampling.documents import read_document
+from nextflow_jax.sampling.messages import read_messages
 from nextflow_jax.sampling.requests import Request, Result, text_to_image, think_then_draw
 from nextflow_jax.sampling.resolutions import parse_resolution
 from nextflow_jax.sampling.result_files import RESULT_FILE, ResultFiles
@@ -30,6 +31,10 @@ A document is a JSON file; image paths are relative to it; "generate", "settings
    "settings": {"guidance": 3.0, "guidance_drops": "text"}}
 max_images 0 asks for text alone (a caption, an answer); begin_with_image asks for a picture (an edit), after a thought
 of at most max_thought_tokens; without it the model decides when it writes and draws, within the caps (a story).
+
+--messages takes a chat, {"messages": [{"role": "user", "content": "..."}], "generate": ..., "settings": ...}, written
+with the chat template of the bundle's tokenizer; a content may be a list of parts as {"type": "text", "text": "..."}
+and {"type": "image", "image": "sun.png"}.
 
 --size takes HEIGHTxWIDTH, a ratio WIDTH:HEIGHT or a name (square, landscape, portrait, widescreen, tall, panorama), for
 which the nearest ratio of the model is used; "condition": as the prompt's last picture; "auto": the last mark such as
@@ -62,8 +67,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--num {options.num}: must be at least 1")
     compile_cache.enable()
     bundle = load_bundle(options.bundle)
-    requests = _requests(options, bundle.defaults)
     sampler = Sampler(bundle, max_cache_bytes=int(options.max_cache_gib * 2**30))
+    requests = _requests(options, bundle)
     begin = time.perf_counter()
     if options.stream:
         events = sampler.stream(requests, options.save_scales)
@@ -88,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     question = parser.add_mutually_exclusive_group(required=True)
     question.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     question.add_argument("--document", action="append", metavar="FILE.json", help="to continue; several times too")
+    question.add_argument("--messages", action="append", metavar="FILE.json", help="chat to answer; several times too")
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write; made when it is not there")
     parser.add_argument("--instruction", default="", metavar="TEXT", help="a system text before every --prompt")
     parser.add_argument("--think", type=int, metavar="N", help="write at most N tokens of thought before each picture")
@@ -129,8 +135,11 @@ def _pair(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def _requests(options: argparse.Namespace, defaults: SamplingSettings) -> list[Request]:
-    if options.document:
+def _requests(options: argparse.Namespace, bundle: Bundle) -> list[Request]:
+    defaults = bundle.defaults
+    if options.messages:
+        asked = [read_messages(path, bundle.text_tokenizer, defaults) for path in options.messages]
+    elif options.document:
         asked = [read_document(path, defaults) for path in options.document]
     elif options.think:
         asked = [think_then_draw(prompt, instruction=options.instruction) for prompt in options.prompt]

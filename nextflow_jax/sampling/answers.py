@@ -17,12 +17,19 @@ WRITE, OPEN, DRAW = "write", "open", "draw"
 
 @dataclasses.dataclass(eq=False)
 class TextPiece:
-    """Text between pictures: unified ids, the closing special included."""
+    """Text between pictures: unified ids, the one that closed it included."""
 
     tokens: Int[np.ndarray, "n"]
     log_probs: Float[np.ndarray, "n"]
     is_thought: bool = False
+    closed: bool = False
+    """Whether the last id closed it, and is no text."""
     is_image = False
+
+    @property
+    def words(self) -> Int[np.ndarray, "m"]:
+        """The ids that are text."""
+        return self.tokens[:-1] if self.closed else self.tokens
 
     def extend(self, tokens: Int[np.ndarray, "m"], log_probs: Float[np.ndarray, "m"]) -> None:
         """Text that goes on where this stopped."""
@@ -120,6 +127,7 @@ class Answer:
             self.pieces[-1].extend(tokens, log_probs)
         else:
             self.pieces.append(TextPiece(tokens, log_probs, self.thinking))
+        self.pieces[-1].closed = stop != 0
         fed = len(tokens) - (stop != 0)
         self.length += fed
         if self.thinking:

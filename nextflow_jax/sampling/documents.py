@@ -46,14 +46,29 @@ def read_document(path: str | pathlib.Path, defaults: SamplingSettings | None = 
     """
     path = pathlib.Path(path)
     content = read_json(path, "--document")
-    _check_keys(content, ("segments", "generate", "settings"), str(path))
+    check_keys(content, ("segments", "generate", "settings"), str(path))
     segments = content.get("segments")
     if not isinstance(segments, list) or not segments:
         raise UserError(f'{path}: "segments" must list at least one {{"text": ...}} or {{"image": path}}')
     document = [_read_segment(item, f"{path}: segments[{i}]", path.parent) for i, item in enumerate(segments)]
-    options = _read_options(content.get("generate", {}), f"{path}: generate")
-    settings = _read_settings(content.get("settings", {}), f"{path}: settings", defaults or SamplingSettings())
-    return Request(tuple(document), **options, settings=settings if "settings" in content else None)
+    return Request(tuple(document), **read_options(content, str(path), defaults))
+
+
+def read_options(content: dict[str, Any], where: str, defaults: SamplingSettings | None) -> dict[str, Any]:
+    """The fields of Request that "generate" and "settings" of a file give.
+
+    Args:
+      content: of the file.
+      where: its name, for messages.
+      defaults: what settings that are left out are; None: SamplingSettings().
+
+    Raises:
+      UserError: an unknown key or a wrong value.
+    """
+    options = _read_generate(content.get("generate", {}), f"{where}: generate")
+    if "settings" in content:
+        options["settings"] = _read_settings(content["settings"], f"{where}: settings", defaults or SamplingSettings())
+    return options
 
 
 def read_json(path: pathlib.Path, flag: str) -> Any:
@@ -90,14 +105,14 @@ def read_picture(path: pathlib.Path) -> Picture:
 
 
 def _read_segment(item: Any, where: str, folder: pathlib.Path) -> str | Picture:
-    _check_keys(item, ("text", "image"), where)
+    check_keys(item, ("text", "image"), where)
     if len(item) != 1 or not isinstance(next(iter(item.values())), str):
         raise UserError(f'{where} = {item}: write {{"text": "..."}} or {{"image": "path.png"}}')
     return item["text"] if "text" in item else read_picture(folder / item["image"])
 
 
-def _read_options(options: Any, where: str) -> dict[str, Any]:
-    _check_keys(options, tuple(_OPTIONS), where)
+def _read_generate(options: Any, where: str) -> dict[str, Any]:
+    check_keys(options, tuple(_OPTIONS), where)
     for key, value in options.items():
         if type(value) is not _OPTIONS[key]:
             raise UserError(f"{where}.{key} = {value!r}: expects {_OPTIONS[key].__name__}")
@@ -106,11 +121,12 @@ def _read_options(options: Any, where: str) -> dict[str, Any]:
 
 def _read_settings(values: Any, where: str, defaults: SamplingSettings) -> SamplingSettings:
     names = [field.name for field in dataclasses.fields(SamplingSettings)]
-    _check_keys(values, names, where)
+    check_keys(values, names, where)
     return from_config_dict(SamplingSettings, {**to_plain_dict(defaults), **values}, where)
 
 
-def _check_keys(item: Any, known: Sequence[str], where: str) -> None:
+def check_keys(item: Any, known: Sequence[str], where: str) -> None:
+    """Raises UserError when `item` is no object or has a key that is not known."""
     if not isinstance(item, dict):
         raise UserError(f"{where}: expects an object with {', '.join(known)}")
     for key in item:

@@ -176,7 +176,9 @@ class Engine:
             batch.rows,
             _text_draws(batch),
             TextLimits(
-                np.asarray(limits, np.int32), np.asarray([answer.open_until for answer in batch.answers], np.int32)
+                np.asarray(limits, np.int32),
+                np.asarray([answer.open_until for answer in batch.answers], np.int32),
+                np.asarray([answer.prompt.end for answer in batch.answers], np.int32),
             ),
             space=text_space(max(limits)),
         )
@@ -195,7 +197,7 @@ class Engine:
                 batch.answers[i].turn = DRAW
 
     def _next_size(self, answer: Answer) -> tuple[int, int]:
-        return answer.prompt.size_after([self.text_of(piece.tokens) for piece in answer.pieces if not piece.is_image])
+        return answer.prompt.size_after([self.text_of(piece.words) for piece in answer.pieces if not piece.is_image])
 
     def _draw_images(self, batch: _Batch, pace: Pace) -> Iterator[Change]:
         """Pictures under way, whole or a scale each; closes those that are finished where text may follow."""

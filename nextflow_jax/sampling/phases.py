@@ -64,10 +64,12 @@ class TextLimits(NamedTuple):
     """Text tokens left to write; 0: the row is inactive."""
     open_until: Int[Array, "B"]
     """The longest length at which a picture may still be opened; -1: none may."""
+    end: Int[Array, "B"]
+    """An id that ends the text as `<eos>` does; that of `<eos>` for none."""
 
 
 class Text(NamedTuple):
-    """What `write_text` wrote: unified ids, a closing `<boi>` or `<eos>` included."""
+    """What `write_text` wrote: unified ids, a closing `<boi>`, `<eos>` or other end included."""
 
     tokens: Int[Array, "B tokens"]
     log_probs: Float[Array, "B tokens"]
@@ -176,7 +178,7 @@ class Phases:
             column = jnp.where(active, text.count, space)
             row = jnp.arange(batch)
             stop = jnp.where(tokens == self._vocabulary.boi, OPEN_IMAGE, 0)
-            stop = jnp.where(tokens == self._vocabulary.eos, END, stop)
+            stop = jnp.where((tokens == self._vocabulary.eos) | (tokens == limits.end), END, stop)
             text = Text(
                 tokens=text.tokens.at[row, column].set(tokens, mode="drop"),
                 log_probs=text.log_probs.at[row, column].set(log_probs, mode="drop"),

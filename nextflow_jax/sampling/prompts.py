@@ -31,6 +31,8 @@ class Prompt:
     """Without the condition, where the answer has a picture; equal to `guided` otherwise."""
     capacity: int
     """Positions that prompt and answer may take together."""
+    end: int
+    """The id that ends the answer, beside `<eos>` or the same."""
 
     @property
     def schedule(self) -> ScaleSchedule:
@@ -85,7 +87,8 @@ def _make_prompt(request: Request, bundle: Bundle, codes: dict[int, np.ndarray])
     )
     pictures = [item.shape[:2] for item in request.document if not isinstance(item, str)]
     resolution = resolve(request.size, family, pictures)
-    prompt = Prompt(request, settings, resolution, family, guided, unguided, part.max_positions)
+    end = _end_id(request, bundle)
+    prompt = Prompt(request, settings, resolution, family, guided, unguided, part.max_positions, end)
     _check_scales(prompt)
     _check_room(prompt, segments)
     return prompt
@@ -108,6 +111,15 @@ def _check_request(request: Request) -> None:
             f"max_thought_tokens {request.max_thought_tokens}: a thought comes before a picture that is sure to be "
             "drawn; set begin_with_image too, or use max_text_tokens"
         )
+
+
+def _end_id(request: Request, bundle: Bundle) -> int:
+    if not request.end_mark:
+        return bundle.decoder.config.vocabulary.eos
+    ids = bundle.text_tokenizer.encode(request.end_mark)
+    if len(ids) != 1:
+        raise UserError(f"end_mark {request.end_mark!r}: is {len(ids)} tokens of this tokenizer; give one that is one")
+    return ids[0]
 
 
 def _check_scales(prompt: Prompt) -> None:

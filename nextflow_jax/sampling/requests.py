@@ -43,6 +43,8 @@ class Request:
     would end or open it; 0: none. Needs `begin_with_image`."""
     keep_thought: bool = True
     """Whether the thought is part of the result; the picture is drawn in its light in any case."""
+    end_mark: str = ""
+    """A token that ends the answer as `<eos>` does; chats have one after every turn. Not part of the text."""
     seed: int = 0
     """The only source of randomness: the same request gives the same answer in any batch."""
     settings: SamplingSettings | None = None

@@ -24,7 +24,7 @@ def shown_pieces(answer: Answer) -> list[TextPiece | ImagePiece]:
 def make_segment(piece: TextPiece | ImagePiece, text_of: TextOf) -> GeneratedText | GeneratedImage:
     """A piece as a segment of a result."""
     if not piece.is_image:
-        return GeneratedText(text_of(piece.tokens), piece.tokens, piece.log_probs, piece.is_thought)
+        return GeneratedText(text_of(piece.words), piece.tokens, piece.log_probs, piece.is_thought)
     place = piece.drawn.rows.index(piece.row)
     stages = tuple(stage[place] for stage in piece.drawn.pictures.stages())
     return GeneratedImage(stages[-1], piece.tokens, piece.log_probs, stages if len(stages) > 1 else ())

@@ -136,7 +136,7 @@ class _Reporter:
 
     def _more_text(self, segment: int, piece: TextPiece, complete: bool) -> list[Event]:
         """The text that a piece has beyond what is told; without the end that more tokens may change."""
-        text = self._text_of(piece.tokens)
+        text = self._text_of(piece.words)
         if not complete:
             text = text.rstrip(_HALF_A_CHARACTER)
         fresh = text[len(self._told) :]

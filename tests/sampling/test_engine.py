@@ -121,6 +121,19 @@ def test_a_thought_comes_before_its_picture_in_any_case():
     assert kinds(silent) == [[3, 3, 3], "image"] and silent.finish == "image_limit"
 
 
+def test_a_mark_ends_an_answer_and_is_no_part_of_its_text():
+    tokenizer = tiny_models.text_tokenizer()
+    mark = next(i for i in range(tokenizer.size) if tokenizer.encode(tokenizer.decode([i])) == [i])
+    name, thinking = tokenizer.decode([mark]), {"begin_with_image": True, "max_thought_tokens": 5}
+    [ended] = run([{1: mark}], end_mark=name)
+    [thought] = run([{1: mark}], end_mark=name, max_text_tokens=0, **thinking)
+    assert kinds(ended) == [[3, mark]] and ended.finish == "end"
+    assert kinds(thought) == [[3, mark], "image"]
+    assert ended.pieces[0].words.tolist() == thought.pieces[0].words.tolist() == [3]
+    [other] = run([{1: mark}], max_text_tokens=3)
+    assert kinds(other) == [[3, mark, 3]]
+
+
 def test_a_thought_leaves_room_for_its_picture():
     options = {"begin_with_image": True, "max_thought_tokens": 50, "max_text_tokens": 5}
     [cut] = run([{}], max_positions=START + 2 + CODES, **options)

@@ -119,7 +119,7 @@ def test_text_draws_are_limited_to_what_may_come_next():
         last=jnp.tile(jnp.asarray([[1.0, 0.0]]), (3, 1)),
     )
     draws = neutral_draws(3, 1)._replace(temperature=jnp.zeros((3, 1)))
-    limits = TextLimits(jnp.ones(3, jnp.int32), jnp.asarray([-1, 5, 5]))
+    limits = TextLimits(jnp.ones(3, jnp.int32), jnp.asarray([-1, 5, 5]), jnp.full(3, vocabulary.eos))
     tokens, log_probs = jax.jit(phases._draw_text)(jnp.asarray(head), rows, draws, limits)
     assert tokens.tolist() == [vocabulary.eos, vocabulary.boi, vocabulary.eos]
     assert log_probs.tolist() == [0, 0, 0]

@@ -80,6 +80,7 @@ def test_pictures_of_a_batch_keep_their_own_codes():
         (Request(("sun",), max_thought_tokens=4), "set begin_with_image too"),
         (Request(("sun",), begin_with_image=True, max_thought_tokens=-1), "max_thought_tokens -1"),
         (text_to_image("sun", size="huge"), "size 'huge'"),
+        (caption(tiny_models.picture(0), end_mark="the dark sun"), "give one that is one"),
         (text_to_image("sun", size="condition"), "the prompt has no picture"),
         (text_to_image("sun", settings=SamplingSettings(guidance_scales=(4, 9))), "have 3"),
         (
