@@ -69,10 +69,12 @@ def make_all_documents(pictures: PictureSet, config: ExtractionConfig, seed: int
     documents = {split: make_documents(pictures, split, config.tasks, seed) for split in SPLITS}
     if not config.max_images:
         return documents
-    cut = {
-        split: [with_pictures_at_most(each, config.max_images) for each in made] for split, made in documents.items()
-    }
-    return {split: [each for each in made if each is not None] for split, made in cut.items()}
+
+    def cut(made: Sequence[Document]) -> list[Document]:
+        shorter = (with_pictures_at_most(document, config.max_images) for document in made)
+        return [document for document in shorter if document is not None]
+
+    return {split: cut(made) for split, made in documents.items()}
 
 
 def summarise(out: str | pathlib.Path, extracted: Extracted) -> str:
