@@ -198,16 +198,19 @@ def write(rows: Sequence[Row], tree: Mapping[str, Any]) -> dict[str, np.ndarray]
     Raises:
       UserError: an array of the tree that no row, or more than one, covers.
     """
+    return {name: np.ascontiguousarray(array) for name, array in write_each(rows, tree)}
+
+
+def write_each(rows: Sequence[Row], tree: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """(published name, array) one after another, views where the transforms allow it; see `write`."""
     flat, faults = flatten_variables(tree), _Faults()
     uses = _uses(rows, flat, faults)
     faults.raise_any("the tree")
-    arrays: dict[str, np.ndarray] = {}
     for use in uses:
         ours = [np.asarray(flat[target]) for target in use.targets]
         for index, names in use.pieces():
             theirs = use.row.transform.to_theirs(tuple(array[index] for array in ours))
-            arrays.update((name, np.ascontiguousarray(array)) for name, array in zip(names, theirs, strict=True))
-    return arrays
+            yield from zip(names, theirs, strict=True)
 
 
 def matches(pattern: str, name: str) -> dict[str, int] | None:

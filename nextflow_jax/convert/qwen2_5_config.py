@@ -127,7 +127,7 @@ def check_tower(tower: Tower, config: DecoderConfig, source: str) -> None:
         raise UserError(f"{source} is not of config.model's shape: {'; '.join(differing)}; set config.model to these")
 
 
-def text_config_json(config: DecoderConfig, dtype: str, twins: Mapping[str, int], max_positions: int) -> dict[str, Any]:
+def text_config_json(config: DecoderConfig, dtype: str, max_positions: int) -> dict[str, Any]:
     """The config.json of a decoder's text part as a Qwen2 checkpoint, in the layout that transformers 4 and 5 read.
 
     Raises:
@@ -158,7 +158,6 @@ def text_config_json(config: DecoderConfig, dtype: str, twins: Mapping[str, int]
         "initializer_range": config.initializer_range,
         "use_sliding_window": False,
         "attention_dropout": 0.0,
-        **{TWINS[name]: twins[name] for name in ("bos", "eos") if name in twins},
         "torch_dtype": dtype,
     }
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from nextflow_jax.bundle import load_bundle
 from nextflow_jax.config import Fault, choose, from_config_dict, preflight
+from nextflow_jax.convert.qwen2_5_config import read_tower
 from nextflow_jax.data.extraction import ExtractionConfig
 from nextflow_jax.data.manifest import read_manifest
 from nextflow_jax.data.pictures import PicturesConfig
@@ -19,15 +20,20 @@ from nextflow_jax.evals.config import EvaluationConfig, TokenizerEvaluationConfi
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.models.objective import ObjectiveConfig
 from nextflow_jax.models.presets import decoder_preset
-from nextflow_jax.text import TextTokenizerConfig
+from nextflow_jax.text import TextTokenizerConfig, load_text_tokenizer
 from nextflow_jax.training.checkpoint import checkpoint_steps
+from nextflow_jax.training.published_start import PublishedStart, load_published_start
 from nextflow_jax.training.settings import Experiment
+from nextflow_jax.training.warm_start import WarmStart
 from nextflow_jax.vision import lpips
 from nextflow_jax.vision.adversarial import DISCRIMINATOR, AdversarialConfig
 from nextflow_jax.vision.dual_encoder import DualEncoderConfig
 from nextflow_jax.vision.losses import TokenizerLossConfig
 from nextflow_jax.vision.tokenizer import VisionTokenizerConfig
 from nextflow_jax.vocabulary import Vocabulary
+
+MAY_BE_LARGER = ("max_scales", "vocabulary.text_size")
+"""Sizes of the decoder that may be more than the shards need."""
 
 FROM_SHARDS = 0
 """A size of the decoder that is taken from the shards: they know their tokenizers."""
@@ -223,25 +229,35 @@ class DecoderExperiment(Experiment):
             yield Fault("pipeline.shards", self.pipeline.shards, str(error), fix)
 
     def with_input_sizes(self) -> "DecoderExperiment":
-        """This experiment with the sizes of the shards' tokenizers.
+        """This experiment with the sizes of the shards' tokenizers; as many text ids as published weights have rows.
 
         Raises:
-          UserError: a size of `model` that is set already differs from theirs; names all that do. `max_scales` may be
-            larger: a stage of a chain has room for what later ones need.
+          UserError: a size of `model` that is set already differs from theirs; names all that do. Two may be larger:
+            `max_scales`, for a stage of a chain has room for what later ones need, and `text_size`, for published
+            tables are padded (152,064 rows for the 151,665 ids of Qwen2.5's tokenizer).
         """
         manifest = read_manifest(self.pipeline.shards)
         codec = load_bundle(pathlib.Path(self.pipeline.shards) / TOKENIZER_DIRECTORY).codec
         scales = manifest.schedule_family.max_scales + int(self.pipeline.last_scale_context)
         semantic = codec.config.quantizer.semantic_dim
-        known = (manifest.text_size, manifest.codebook_size, codec.codebook.shape[1], scales, semantic)
+        weights = self.init_from.weights
+        text_size = read_tower(weights).text_size if weights else manifest.text_size
+        known = (text_size, manifest.codebook_size, codec.codebook.shape[1], scales, semantic)
         differing = [
             f"config.model.{name} = {ours}: the shards have {theirs}"
             for (name, ours), theirs in zip(self._sizes().items(), known)
-            if ours not in (FROM_SHARDS, theirs) and not (name == "max_scales" and ours > theirs)
+            if ours not in (FROM_SHARDS, theirs) and not (name in MAY_BE_LARGER and ours > theirs)
         ]
         if differing:
             raise UserError(f"{'; '.join(differing)}; {FROM_SHARDS} takes the shards' size")
         return self.with_sizes(*known)
+
+    def load_start(self, abstract: Any) -> WarmStart | PublishedStart | None:
+        """See `Experiment`."""
+        if not self.init_from.weights:
+            return super().load_start(abstract)
+        tokenizer = load_text_tokenizer(pathlib.Path(self.pipeline.shards) / TOKENIZER_DIRECTORY)
+        return load_published_start(self.init_from.weights, self.model, abstract, tokenizer)
 
     def with_placeholder_sizes(self) -> "DecoderExperiment":
         """See `Experiment`."""

@@ -15,11 +15,12 @@ from nextflow_jax.training.metrics import Window
 from nextflow_jax.training.preemption import StopSignal
 from nextflow_jax.training.program import Program, build_program
 from nextflow_jax.training.progress import Progress
+from nextflow_jax.training.published_start import PublishedStart
 from nextflow_jax.training.run_log import RunLog
 from nextflow_jax.training.settings import Experiment, TrainConfig
 from nextflow_jax.training.state import StateLayout, TrainState, abstract_variables, init_state
 from nextflow_jax.training.task import Task
-from nextflow_jax.training.warm_start import INIT_FROM, WarmStart, load_warm_start
+from nextflow_jax.training.warm_start import INIT_FROM, WarmStart
 from nextflow_jax.training.workdir import check_resume, save_config
 
 
@@ -55,13 +56,13 @@ def train(
         # Kept from the checkpoint: a resumed run needs its source no more.
         fingerprints |= {name: value for name, value in meta["fingerprints"].items() if name == INIT_FROM}
         check_resume(experiment, fingerprints, meta)
-    elif experiment.init_from.workdir:
+    else:
         # Before anything is compiled: a source that does not fit is known at once.
-        warm_start = load_warm_start(experiment.init_from, abstract_variables(task))
-        fingerprints[INIT_FROM] = warm_start.origin
+        warm_start = experiment.load_start(abstract_variables(task))
+        fingerprints |= {INIT_FROM: warm_start.origin} if warm_start else {}
     progress = Progress(experiment.name or experiment.kind, start, settings.steps, stream)
     if warm_start:
-        progress.say(f"starting with {len(warm_start.arrays)} arrays of {warm_start.origin}")
+        progress.say(f"starting with {warm_start.count} arrays of {warm_start.origin}")
     checkpoints = Checkpoints(workdir, settings.keep, to_plain_dict(experiment), fingerprints)
     with StopSignal() as stop, checkpoints:
         program = build_program(experiment, task, devices, workdir, progress)
@@ -85,11 +86,11 @@ def _restore_or_init(
     layout: StateLayout,
     checkpoints: Checkpoints,
     start: int,
-    warm_start: WarmStart | None,
+    warm_start: WarmStart | PublishedStart | None,
 ) -> tuple[TrainState, Position]:
     if checkpoints.latest is not None:
         return checkpoints.restore(start, layout.abstract)
-    changes = {"start": warm_start.apply} if warm_start else {}
+    changes = {"start": warm_start.apply, "given": warm_start.given} if warm_start else {}
     return init_state(task, layout, experiment.seed, **changes), Position(batch=0)
 
 

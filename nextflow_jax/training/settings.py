@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nextflow_jax.config import Fault
 from nextflow_jax.errors import UserError
 from nextflow_jax.sharding import BATCH_AXES, MeshConfig, make_rules
 from nextflow_jax.training.optimizer import OptimizerConfig
-from nextflow_jax.training.warm_start import InitFromConfig
+from nextflow_jax.training.published_start import PublishedStart
+from nextflow_jax.training.warm_start import InitFromConfig, WarmStart, load_warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,14 @@ class Experiment:
         """Files and folders that must be there and are not."""
         for fault in self.init_from.input_faults((self.kind,)):
             yield dataclasses.replace(fault, field=f"init_from.{fault.field}")
+
+    def load_start(self, abstract: Any) -> WarmStart | PublishedStart | None:
+        """The weights that `init_from` names, checked against the run's variables by collection (as shapes).
+
+        Raises:
+          UserError: they cannot be read or do not fit.
+        """
+        return load_warm_start(self.init_from, abstract) if self.init_from.workdir else None
 
     def with_input_sizes(self) -> "Experiment":
         """This experiment with the sizes that its inputs decide; what config.json and checkpoints record."""

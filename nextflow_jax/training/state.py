@@ -1,13 +1,14 @@
 """The training state and its layout: every array that a checkpoint holds, its shape, dtype and sharding."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from flax.core import meta
 from jax.sharding import Mesh
 
@@ -90,7 +91,11 @@ def make_layout(task: Task, config: OptimizerConfig, steps: int, mesh: Mesh, rul
 
 
 def init_state(
-    task: Task, layout: StateLayout, seed: int, start: Callable[[Any], Any] = lambda variables: variables
+    task: Task,
+    layout: StateLayout,
+    seed: int,
+    start: Callable[[Any], Any] = lambda variables: variables,
+    given: Collection[str] = (),
 ) -> TrainState:
     """A fresh state, created in place on the mesh; the values do not depend on the mesh.
 
@@ -99,11 +104,13 @@ def init_state(
       layout: where they go.
       seed: of the experiment.
       start: changes them at last, e.g. `WarmStart.apply`; keeps the tree, shapes and dtypes.
+      given: names ("params/...") of arrays that are not made here, for `start` makes them where they belong: it gets
+        their shapes with shardings in their place.
     """
     shardings = layout.shardings
     variable_shardings = {"params": shardings.params, **shardings.variables}
-    create = jax.jit(lambda key: meta.unbox(task.init(key)), out_shardings=variable_shardings)
-    variables = dict(_place(start(task.after_init(create(stream_key(seed, "init")))), variable_shardings))
+    fresh = _create(task, layout, seed, given)
+    variables = dict(_place(start(task.after_init(fresh)), variable_shardings))
     params = variables.pop("params")
     trained = layout.optimizer.split(params)[0]
     opt_state = jax.jit(layout.optimizer.transform.init, out_shardings=shardings.opt_state)(trained)
@@ -124,6 +131,24 @@ def abstract_variables(task: Task) -> Any:
 def num_parameters(params: Any) -> int:
     """Elements of a (possibly abstract) tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _create(task: Task, layout: StateLayout, seed: int, given: Collection[str]) -> Any:
+    """Fresh variables on the mesh; shapes with shardings where they are given."""
+    abstract = _flat({"params": layout.abstract.params, **layout.abstract.variables})
+    made = sorted(path for path, leaf in abstract.items() if hasattr(leaf, "shape") and "/".join(path) not in given)
+
+    def create(key: jax.Array) -> list[jax.Array]:
+        fresh = _flat(meta.unbox(task.init(key)))
+        return [fresh[name] for name in made]
+
+    arrays = jax.jit(create, out_shardings=[abstract[name].sharding for name in made])(stream_key(seed, "init"))
+    return traverse_util.unflatten_dict({**abstract, **dict(zip(made, arrays, strict=True))})
+
+
+def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
+    """Leaves by path; empty collections stay."""
+    return traverse_util.flatten_dict(tree, keep_empty_nodes=True)
 
 
 def _place(variables: Any, shardings: Any) -> Any:

@@ -1,11 +1,14 @@
 """Warm start: a fresh run takes its weights from another run's checkpoint, strictly, with every gap named.
 
+Or from published weights, which published_start.py reads.
+
 Names of arrays are "collection/path", e.g. "params/pixel_encoder/stem/kernel" or "codebook/quantizer/embedding". Every
 array of the new run must be in the source with the same shape and dtype, unless a pattern of the configuration says
 otherwise; every array of the source must be used, or a pattern says that it is not. All misfits come in one message.
 """
 
 import dataclasses
+import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from nextflow_jax.config import Fault, nearest, pattern_faults
+from nextflow_jax.convert.qwen2_5_config import CONFIG_FILE
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.checkpoint import Restored, checkpoint_steps, read_meta, restore_variables
 
@@ -21,6 +25,9 @@ INIT_FROM = "init_from"
 """The fingerprint that says which checkpoint a run's weights came from."""
 
 NEWEST = -1
+
+DECODER = "decoder"
+"""The kind of run that published text models start."""
 
 PATTERNS = ("fresh", "drop", "pixel_half")
 """Fields with regular expressions."""
@@ -35,8 +42,11 @@ class InitFromConfig:
 
     workdir: str = ""
     """--workdir of the source run; empty = no warm start. Its moving average is taken where it kept one."""
+    weights: str = ""
+    """A decoder's other source: the folder of a Qwen2, Qwen2.5 or Qwen2.5-VL checkpoint in Hugging Face's layout, whose
+    vocabulary is grown; or one that `export --format hf` wrote. Not together with workdir."""
     step: int = NEWEST
-    """Which checkpoint; -1 = the newest."""
+    """Which checkpoint of workdir; -1 = the newest."""
     fresh: tuple[str, ...] = ()
     """Our arrays that keep their own initial values; arrays of the source with such names are not used."""
     drop: tuple[str, ...] = ()
@@ -48,6 +58,9 @@ class InitFromConfig:
 
     def faults(self) -> Iterator[Fault]:
         """The rules these settings break."""
+        if self.weights and self.workdir:
+            rule = f"a run starts from one source, and workdir is {self.workdir!r}"
+            yield Fault("weights", self.weights, rule, "leave one of the two empty")
         if self.step < NEWEST:
             yield Fault("step", self.step, "is no step", "use -1 for the newest checkpoint")
         for name in PATTERNS:
@@ -59,6 +72,12 @@ class InitFromConfig:
 
     def input_faults(self, kinds: Sequence[str]) -> Iterator[Fault]:
         """What is wrong with the source, as far as its names tell; `kinds` are those that fit."""
+        if self.weights and DECODER not in kinds:
+            rule = f"published text models are weights of a {DECODER}"
+            yield Fault("weights", self.weights, rule, "leave it empty")
+        elif self.weights and not (pathlib.Path(self.weights) / CONFIG_FILE).is_file():
+            fix = f"give the folder of a Hugging Face checkpoint, with its {CONFIG_FILE}"
+            yield Fault("weights", self.weights, f"has no {CONFIG_FILE}", fix)
         if not self.workdir:
             return
         steps = checkpoint_steps(self.workdir)
@@ -85,6 +104,16 @@ class WarmStart:
     """By "collection/path"; arrays that stay fresh are not here."""
     origin: str
     """Which checkpoint they are of."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.arrays)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Arrays that need not be made before: none, for they replace fresh ones."""
+        return frozenset()
 
     def apply(self, variables: Any) -> Any:
         """The variables with the arrays put in their places."""

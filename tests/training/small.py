@@ -66,9 +66,7 @@ def common(**train):
 
 
 def contrastive(**train):
-    model = DualEncoderConfig(
-        vit=VIT, text=TransformerConfig(8, 1, 2, 16), max_text_tokens=6, embedding_dim=8
-    )
+    model = DualEncoderConfig(vit=VIT, text=TransformerConfig(8, 1, 2, 16), max_text_tokens=6, embedding_dim=8)
     return ContrastiveExperiment(**common(**train), text=TEXT, model=model)
 
 
@@ -86,8 +84,8 @@ def decoder(shards, mesh=MeshConfig(), inputs="residual", **train):  # noqa: B00
     return DecoderExperiment(**common(**train), mesh=mesh, model=model, pipeline=pipeline)
 
 
-def write_shards(out):
-    """Shards of picture-caption documents, made with the random tokenizer of tests/tiny_models.py."""
+def write_shards(out, text_tokenizer=None):
+    """Shards of picture-caption documents, made with the random tokenizers of tests/tiny_models.py."""
     drawn = open_drawn(PICTURES)
     documents = {
         split: [
@@ -97,7 +95,7 @@ def write_shards(out):
         for split in ("train", "validation")
     }
     config = ExtractionConfig(tasks=("text_to_image",), draws=2, text=TEXT)
-    extract(config, drawn, documents, tiny_models.codec(), tiny_models.text_tokenizer(), out, seed=0)
+    extract(config, drawn, documents, tiny_models.codec(), text_tokenizer or tiny_models.text_tokenizer(), out, seed=0)
 
 
 def layout_of(task):
