@@ -15,7 +15,7 @@ from nextflow_jax.sampling.requests import Request, Result
 
 @runtime_checkable
 class Generator(Protocol):
-    """What answers requests: nextflow_jax.sampling.engine.Sampler."""
+    """What answers requests: nextflow_jax.sampling.sampler.Sampler."""
 
     def generate(self, requests: Sequence[Request], save_scales: bool = False) -> list[Result]:
         """One result a request; with `save_scales` pictures come with their state after every scale."""
