@@ -8,8 +8,8 @@ the batches after it; both are seconds a picture of the real `Sampler`, from the
 are timed in one more batch that waits for the device after each of them, so they sum to a little more than a batch
 without these stops; "host" is what no part accounts for. Random weights draw noise, which takes as long as anything.
 
-The frozen tokenizer decodes in chunks of a fixed number of pictures, filled up: by default 32 of 256 pixels, 8 of 512, 2
-of 1024, whatever the batch. `--decode_chunk` sets fewer.
+The frozen tokenizer decodes in chunks of a fixed number of pictures, filled up: by default 32 of 256 pixels, 8 of 512,
+2 of 1024, whatever the batch. `--decode_chunk` sets fewer.
 
 Prints a line of JSON a batch size, then a table. `--cache DIR` keeps compiled programs there: run it twice to see what
 the second process saves in "first".
