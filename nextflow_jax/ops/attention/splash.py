@@ -40,9 +40,9 @@ UNROLLED_ROWS = 4
 def limit(q: jax.Array, k: jax.Array) -> str:
     """Why these queries and keys are not for the kernels; "" when they are."""
     if q.shape[1] < MIN_QUERIES:
-        return f"{q.shape[1]} queries a row are fewer than {MIN_QUERIES}, the smallest block"
+        return f"fewer than {MIN_QUERIES} queries a row, the smallest block"
     if k.shape[1] > MAX_KEYS:
-        return f"{k.shape[1]} keys a row are more than {MAX_KEYS}"
+        return f"more than {MAX_KEYS} keys a row"
     if q.dtype not in (jnp.float32, jnp.bfloat16):
         return f"{q.dtype} is neither float32 nor bfloat16"
     return ""
@@ -72,7 +72,7 @@ def attend(
     if interpret is None:
         interpret = platform() == "cpu"
     length, keys, size = q.shape[1], k.shape[1], q.shape[3]
-    query_block, key_block = blocks or (_block(length), _block(keys))
+    query_block, key_block = blocks or (block_for(length), block_for(keys))
     # Padded queries see nothing, and nobody sees padded keys.
     start, end = (_pad(x, 1, query_block) for x in (start, end))
     seen = start < end
@@ -174,7 +174,8 @@ def _block_to_load(touched: Bool[Array, "outer inner"]) -> Int[Array, "outer inn
     return jnp.minimum(ahead, last)
 
 
-def _block(length: int) -> int:
+def block_for(length: int) -> int:
+    """Positions of a block of so many queries or keys of one device, from `BLOCKS`."""
     return next(block for least, block in BLOCKS if length >= least)
 
 
