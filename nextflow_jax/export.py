@@ -1,11 +1,13 @@
-"""`python -m nextflow_jax.export`: turns a run into a bundle that samples without any training code."""
+"""`python -m nextflow_jax.export`: a run as a bundle, which samples without training code, or a Hugging Face folder."""
 
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from nextflow_jax import command
-from nextflow_jax.bundle import DecoderPart, load_bundle, save_bundle
+from nextflow_jax.bundle import Bundle, DecoderPart, load_bundle, save_bundle
+from nextflow_jax.convert.hf_folder import save_folder
+from nextflow_jax.convert.qwen2_5 import open_checkpoint
 from nextflow_jax.errors import UserError, run_entry_point
 from nextflow_jax.training.checkpoint import Restored, restore_variables
 from nextflow_jax.training.experiment import DecoderExperiment, TokenizerExperiment, build_experiment
@@ -16,9 +18,15 @@ from nextflow_jax.vision.codec import VisionTokenizerCodec
 FORMATS = ("bundle", "hf")
 
 DESCRIPTION = """\
-Writes a bundle from a checkpoint of a decoder or tokenizer run: bundle.json, weights as safetensors, the text
-tokenizer, a README. Where the run keeps a moving average of the weights, that is what is exported. An older bundle in
-OUT is replaced."""
+Writes what a checkpoint of a run holds. Where the run keeps a moving average of the weights, that is what is exported.
+An older export in OUT is replaced.
+
+  bundle  of a decoder or tokenizer run, for our other commands: bundle.json, weights as safetensors, the text
+          tokenizer, a README.
+  hf      of a decoder run with Qwen's architecture: a Hugging Face folder, which transformers loads as a text model
+          and config.init_from.weights reads back bit for bit. With --source, a folder that the weights once came from,
+          it is of that one's kind, Qwen2.5-VL with its vision tower for example; else Qwen2. What only our model has
+          lies in nextflow.safetensors beside the text model."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,12 +34,17 @@ def main(arguments: Sequence[str]) -> None:
     example = "--workdir runs/quickstart/decoder --out runs/quickstart/bundle"
     parser = command.command_parser("export", DESCRIPTION, example)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument("--out", required=True, metavar="BUNDLE", help="the bundle's folder; made when it is not there")
+    parser.add_argument("--out", required=True, metavar="DIR", help="made when it is not there")
     parser.add_argument("--step", type=int, help="which checkpoint; the newest when not given")
-    parser.add_argument("--format", default="bundle", choices=FORMATS, help="bundle (hf, Hugging Face's, is to come)")
+    parser.add_argument("--format", default="bundle", choices=FORMATS, help="default: bundle")
+    parser.add_argument("--source", metavar="DIR", help="for hf: the folder whose kind of checkpoint is written")
     options = parser.parse_args(arguments)
-    if options.format != "bundle":
-        raise UserError(f"--format {options.format}: Hugging Face layout cannot be written yet; use --format bundle")
+    if options.format == "hf":
+        dtype = export_hf(options.workdir, options.out, options.step, options.source)
+        print(f"{options.out}: {options.workdir} in Hugging Face layout, {dtype}")
+        return
+    if options.source:
+        raise UserError(f"--source {options.source}: is for --format hf; leave it out")
     path = export_run(options.workdir, options.out, options.step)
     print(f"{path}: bundle of {options.workdir}")
 
@@ -54,15 +67,7 @@ def export_run(workdir: str | pathlib.Path, out: str | pathlib.Path, step: int |
         return save_bundle(out, vision_tokenizer=codec_of_run(restored), origin=_origin(restored))
     if not isinstance(experiment, DecoderExperiment):
         raise UserError(f"{workdir}: a run of kind {experiment.kind!r} has no bundle; give a decoder or tokenizer run")
-    tokenizers = load_bundle(pathlib.Path(workdir) / TOKENIZER_FOLDER)
-    trained_with = restored.meta["fingerprints"]
-    for name, part in (("vision_tokenizer", tokenizers.codec), ("text_tokenizer", tokenizers.text_tokenizer)):
-        if part is None or part.fingerprint != trained_with[name]:
-            found = "none" if part is None else part.fingerprint[:12]
-            raise UserError(
-                f"{pathlib.Path(workdir) / TOKENIZER_FOLDER}: {name} {found}, the decoder was trained with "
-                f"{trained_with[name][:12]}; restore the folder from the shards the run was trained on"
-            )
+    tokenizers = _tokenizers(workdir, restored)
     pipeline = experiment.pipeline
     return save_bundle(
         out,
@@ -78,6 +83,54 @@ def export_run(workdir: str | pathlib.Path, out: str | pathlib.Path, step: int |
         defaults=experiment.evaluation.sampling,
         origin=_origin(restored),
     )
+
+
+def export_hf(
+    workdir: str | pathlib.Path,
+    out: str | pathlib.Path,
+    step: int | None = None,
+    source: str | pathlib.Path | None = None,
+) -> str:
+    """Writes a decoder run as a Hugging Face folder; see nextflow_jax/convert/hf_folder.py.
+
+    Args:
+      workdir: of a decoder run.
+      out: the folder.
+      step: which checkpoint; the newest when None.
+      source: a folder whose kind of checkpoint is written; None: Qwen2.
+
+    Returns:
+      The dtype of the weights.
+
+    Raises:
+      UserError: as `export_run`; or the decoder is of another shape than Qwen2 or the source.
+    """
+    restored = restore_variables(workdir, step)
+    experiment = build_experiment(restored.config)
+    if not isinstance(experiment, DecoderExperiment):
+        raise UserError(f"{workdir}: a run of kind {experiment.kind!r} is no language model; give a decoder run")
+    return save_folder(
+        out,
+        experiment.model,
+        restored.params,
+        _tokenizers(workdir, restored).text_tokenizer,
+        experiment.pipeline.row_length,
+        open_checkpoint(source) if source else None,
+    )
+
+
+def _tokenizers(workdir: str | pathlib.Path, restored: Restored) -> Bundle:
+    """Those that a decoder run was trained with, from its folder."""
+    tokenizers = load_bundle(pathlib.Path(workdir) / TOKENIZER_FOLDER)
+    trained_with = restored.meta["fingerprints"]
+    for name, part in (("vision_tokenizer", tokenizers.codec), ("text_tokenizer", tokenizers.text_tokenizer)):
+        if part is None or part.fingerprint != trained_with[name]:
+            found = "none" if part is None else part.fingerprint[:12]
+            raise UserError(
+                f"{pathlib.Path(workdir) / TOKENIZER_FOLDER}: {name} {found}, the decoder was trained with "
+                f"{trained_with[name][:12]}; restore the folder from the shards the run was trained on"
+            )
+    return tokenizers
 
 
 def codec_of_run(restored: Restored) -> VisionTokenizerCodec:

@@ -5,12 +5,16 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from flax.core import meta
 
 from nextflow_jax import export
 from nextflow_jax.bundle import load_bundle, save_bundle
 from nextflow_jax.config import to_plain_dict
+from nextflow_jax.convert.qwen2_5 import open_checkpoint
+from nextflow_jax.convert.qwen2_5_config import read_tower
 from nextflow_jax.data.pipeline import PipelineConfig
-from nextflow_jax.errors import UserError, run_entry_point
+from nextflow_jax.errors import UserError
+from nextflow_jax.models.decoder import Decoder, DecoderInputs
 from nextflow_jax.sequence import SequenceConfig
 from nextflow_jax.training.checkpoint import Checkpoints, Position, restore_variables
 from nextflow_jax.training.experiment import ContrastiveExperiment, DecoderExperiment, TokenizerExperiment
@@ -116,8 +120,27 @@ def test_runs_without_a_bundle_are_refused(tmp_path):
         export.export_run(tmp_path, tmp_path / "bundle")
 
 
-def test_hugging_face_layout_is_not_promised(tmp_path, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        run_entry_point(export.main, ["--workdir", str(tmp_path), "--out", str(tmp_path / "b"), "--format", "hf"])
-    assert exit_.value.code == 1 and "use --format bundle" in capsys.readouterr().err
-    assert not (tmp_path / "b").exists()
+def test_a_qwen_like_decoder_becomes_a_hugging_face_folder(tmp_path, capsys):
+    source, experiment = tiny_models.bundle(), decoder_experiment()
+    config = dataclasses.replace(experiment.model, attention_bias=True)
+    init = jax.eval_shape(lambda: Decoder(config).init(jax.random.key(0), DecoderInputs.zeros(1, 1)))
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 1.001, leaf.dtype), meta.unbox(init))
+    run = tmp_path / "run"
+    save_bundle(run / "tokenizer", vision_tokenizer=source.codec, text_tokenizer=source.text_tokenizer, origin={})
+    save_run(run, dataclasses.replace(experiment, model=config), params, FINGERPRINTS, steps=(4,))
+    export.main(["--workdir", str(run), "--out", str(tmp_path / "hf"), "--format", "hf"])
+    assert "in Hugging Face layout, float32" in capsys.readouterr().out
+    tower = read_tower(tmp_path / "hf")
+    assert (tower.text_size, tower.layers, tower.width) == (source.text_tokenizer.size, config.layers, config.width)
+    norm = open_checkpoint(tmp_path / "hf").arrays["model.norm.weight"]
+    np.testing.assert_array_equal(norm, np.full(config.width, 1.001 * 4, np.float32))
+
+
+def test_other_decoders_and_kinds_have_no_hugging_face_folder(decoder_run, tmp_path):
+    with pytest.raises(UserError, match="attention_bias = False: Qwen2 has biases .*export a bundle"):
+        export.export_hf(decoder_run, tmp_path / "hf")
+    with pytest.raises(UserError, match="--source .*: is for --format hf"):
+        export.main(["--workdir", str(decoder_run), "--out", str(tmp_path / "b"), "--source", "x"])
+    save_run(tmp_path / "run", ContrastiveExperiment(), {"params": {"a": np.ones(1)}}, {}, steps=(1,))
+    with pytest.raises(UserError, match="'contrastive' is no language model"):
+        export.export_hf(tmp_path / "run", tmp_path / "hf")

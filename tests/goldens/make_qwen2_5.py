@@ -4,7 +4,7 @@
 
 qwen2_5/text (Qwen2, tied head, one float32 file) and qwen2_5/vl (Qwen2.5-VL, a head of its own, bfloat16 in several
 shards, with a vision tower); logits.npz has tokens, positions (different on each axis) and float32 logits, of vl with
-its token table for a head, too. All parameters are random, norms and biases too, so that none can be left out unnoticed.
+its token table for a head, too. All parameters are random, norms and biases too, so that none can be left out.
 """
 
 import pathlib
