@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from nextflow_jax.ops.attention import flash_gradients
 from nextflow_jax.ops.attention.flash_tiles import Ref, Tile, load_tile, store_tile, visits, walk
+from nextflow_jax.ops.attention.kept import keep
 from nextflow_jax.sharding import platform
 
 HEAD_SIZES = (16, 32, 64, 128, 256)
@@ -118,6 +119,7 @@ def _forward(
         interpret=interpret,
         name="flash_forward",
     )(by_queries, start, end, q, k, v)
+    out, log_total = keep(out), keep(log_total)
     return out, (q, k, v, start, end, out, log_total)
 
 

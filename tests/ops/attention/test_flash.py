@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from nextflow_jax.ops.attention import flash, reference
-from nextflow_jax.ops.attention.flash_tiles import Tile, visits
+from nextflow_jax.ops.attention.flash_tiles import Tile
+from nextflow_jax.ops.attention.flash_tiles import visits as eager_visits
 from tests.ops.attention.cases import assert_close, attend_in_loops, packed_ranges, random_case, value_and_gradients
 
+visits = jax.jit(eager_visits, static_argnums=(2, 3))
 SMALL = Tile(queries=16, keys=16, warps=4, stages=2)
 CASES = [
     (32, 32, 4, 4, SMALL),
