@@ -29,7 +29,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 LIMITS: dict[str, Callable[[jax.Array, jax.Array], str]] = {"flash": flash.limit, "splash": splash.limit}
 """Implementation -> (q, k) -> why it cannot take arrays of these shapes and dtypes, "" when it can."""
 
-AUTO: dict[str, str] = {"cpu": "chunked", "gpu": "flash", "tpu": "splash"}
+AUTO: dict[str, str] = {"cpu": "blocked", "gpu": "flash", "tpu": "splash"}
 """Platform -> the implementation that "auto" means there."""
 
 FALLBACK = "chunked"

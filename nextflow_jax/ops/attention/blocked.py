@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from nextflow_jax.ops.attention import chunked
 from nextflow_jax.ops.attention.kept import keep
 
 QUERY_BLOCK = 256
@@ -37,6 +38,8 @@ def attend(
 ) -> Float[Array, "B S H A"]:
     """See `nextflow_jax.ops.attention.attend`. Keys in blocks that no range touches are never read.
 
+    Rows of one block have nothing to skip: all rows of the batch are then computed at once, by `chunked`.
+
     Args:
       q: queries.
       k: keys.
@@ -46,6 +49,8 @@ def attend(
       query_block: the largest number of queries handled at once.
       key_block: the largest number of keys handled at once.
     """
+    if q.shape[1] <= query_block and k.shape[1] <= key_block:
+        return chunked.attend(q, k, v, start, end, block=query_block)
     return _attend(q, k, v, start, end, _even(q.shape[1], query_block), _even(k.shape[1], key_block))
 
 
