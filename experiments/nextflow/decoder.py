@@ -54,14 +54,7 @@ from nextflow_jax.vocabulary import Vocabulary
 VARIANTS = ("align_256", "pretrain_256", "pretrain_512", "pretrain_1024", "continue_1024", "sft_1024")
 """What the tests build and lay out."""
 
-TOKENIZERS = {
-    "align_256": "experiments/nextflow/tokenizer.py:decoder",
-    "pretrain_256": "experiments/nextflow/tokenizer.py:decoder",
-    "pretrain_512": "experiments/nextflow/tokenizer.py:decoder",
-    "pretrain_1024": "experiments/nextflow/tokenizer.py:decoder",
-    "continue_1024": "experiments/nextflow/tokenizer.py:decoder",
-    "sft_1024": "experiments/nextflow/tokenizer.py:decoder",
-}
+TOKENIZERS = dict.fromkeys(VARIANTS, "experiments/nextflow/tokenizer.py:decoder")
 
 Mixture = tuple[tuple[str, float], ...]
 

@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import pathlib
+import runpy
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "goldens" / "shardings.json"
@@ -41,7 +42,7 @@ def build(spec):
     if experiment.kind != "decoder":
         return experiment
     path, _, variant = spec.partition(":")
-    made_by = constant(ROOT / path, "TOKENIZERS", {}).get(variant.partition(",")[0])
+    made_by = runpy.run_path(str(ROOT / path)).get("TOKENIZERS", {}).get(variant.partition(",")[0])
     tokenizer = build(made_by or spec.replace(":decoder", ":tokenizer")).model
     scales = tokenizer.family.max_scales + int(experiment.pipeline.last_scale_context)
     quantizer = tokenizer.quantizer
