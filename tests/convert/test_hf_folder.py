@@ -25,8 +25,12 @@ def model(request, tmp_path_factory):
     """(its folder, configuration, random parameters but for what the folder holds)."""
     name, *separate = request.param.split()
     folder = qwen_folder.make(tmp_path_factory.mktemp(request.param) / name, name)
-    config = decoder_config(read_tower(folder), 5, 3, 3, pad_multiple=8, head="separate" if separate else "shared")
+    config = config_of(folder, head="separate" if separate else "shared")
     return folder, config, imported(folder, config)
+
+
+def config_of(folder, **changes):
+    return decoder_config(read_tower(folder), 5, 3, 3, pad_multiple=8, **changes)
 
 
 def imported(folder, config, seed=0):
