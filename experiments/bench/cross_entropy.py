@@ -7,6 +7,20 @@ Compiles and runs nothing; the second needs `pip install jax[tpu]` and no TPU. P
 then a table. Bytes are one device's: "temporary" is an upper bound, "peak" includes arguments and results and is what
 counts against a chip's memory. Ways: "plain" keeps all logits, "tokens" scans over chunks of tokens and computes their
 logits again in the backward pass, with one gather of the head, "fused" is nextflow_jax.ops.cross_entropy.fused.
+
+What it printed for v5p:4x4x4 (fsdp 64; 16,384 tokens a chip, width 3584, 184,832 ids, bfloat16 products), GiB a chip,
+with jax 0.10.2 and libtpu 0.0.42.1:
+
+    way             temporary    peak
+    plain               13.75   14.05
+    tokens 512           3.53    3.47     the head's gradient summed in bfloat16, 32 times
+    fused 512            4.72    2.98
+    fused 1024           4.73    2.99
+    fused 2048           4.76    3.00     the default at 16,384 tokens
+    fused 4096           4.81    3.16
+
+Of the 3.00 GiB the gathered head and its gradient take 1.23 each. Blocks of 2048 columns cost no more memory than small
+ones, and the hidden states' float32 gradient is read and written once a block: fewer are better.
 """
 
 import argparse
