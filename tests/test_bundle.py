@@ -114,7 +114,7 @@ def test_parts_that_do_not_fit_are_not_saved(tmp_path):
     source = tiny_models.bundle()
     with pytest.raises(UserError, match="has a decoder and no text tokenizer"):
         save_bundle(tmp_path / "b", vision_tokenizer=source.codec, decoder=source.decoder, origin={})
-    other = train_sentencepiece(["quite another text"], 300)
+    other = train_sentencepiece(["quite another text", "THE QUICK BROWN FOX JUMPS OVER A LAZY DOG, 0123456789"], 400)
     config = dataclasses.replace(source.decoder.config, max_scales=2)
     decoder = dataclasses.replace(source.decoder, config=config)
     with pytest.raises(UserError) as error:

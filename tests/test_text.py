@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from nextflow_jax import text
 from nextflow_jax.config import preflight
 from nextflow_jax.errors import UserError
+from tests import qwen_folder
 
 PEOPLE = ("artist", "cook", "pilot", "singer", "judge", "farmer", "student", "teacher")
 CORPUS = [
@@ -132,3 +133,20 @@ def test_configured_path_comes_before_training(trained, tmp_path):
     assert given_path.fingerprint == trained.fingerprint
     made = text.make_text_tokenizer(text.TextTokenizerConfig(vocab_size=400), CORPUS)
     assert made.fingerprint == trained.fingerprint
+
+
+def test_added_tokens_are_ids_and_a_template_travels_with_the_file(tmp_path):
+    folder = qwen_folder.make(tmp_path / "qwen")
+    tokenizer = text.load_text_tokenizer(folder)
+    chat = "<|im_start|>user\na red sun<|im_end|>\n"
+    ids = tokenizer.encode(chat)
+    assert ids[0] == 86 and ids[-2] == 81 and len(ids) == len("user\na red sun\n") + 2
+    assert tokenizer.decode(ids) == chat and tokenizer.size == 87
+    # Rows of a padded table that no id has: a model may draw one, and it is no text.
+    assert tokenizer.decode([*ids, 88, 89]) == chat
+    (tmp_path / "run").mkdir()
+    tokenizer.save(tmp_path / "run" / tokenizer.file_name)
+    copied = text.load_text_tokenizer(tmp_path / "run")
+    assert (copied.chat_template, copied.fingerprint) == (qwen_folder.TEMPLATE, tokenizer.fingerprint)
+    (tmp_path / "run" / "chat_template.jinja").unlink()
+    assert text.load_text_tokenizer(tmp_path / "run" / "tokenizer.json").chat_template == ""

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from nextflow_jax import sharding
+from nextflow_jax import chat, sharding
+from nextflow_jax.bundle import load_bundle
 from nextflow_jax.config import preflight, to_plain_dict
+from nextflow_jax.convert.qwen2_5 import open_checkpoint
 from nextflow_jax.convert.weight_files import read_arrays
 from nextflow_jax.errors import UserError
+from nextflow_jax.export import export_hf, export_run
 from nextflow_jax.models.presets import decoder_preset
+from nextflow_jax.sampling.requests import Request
+from nextflow_jax.sampling.sampler import Sampler
 from nextflow_jax.sharding import MeshConfig
 from nextflow_jax.text import load_text_tokenizer
 from nextflow_jax.training.checkpoint import read_meta, restore_variables
@@ -116,6 +121,24 @@ def test_a_run_starts_there_and_goes_on_without_it(shards, folder, tmp_path):
     norm = restore_variables(tmp_path / "run").params["final_norm"]["scale"]
     theirs = read_arrays(folder)["model.norm.weight"].astype(np.float32)
     assert 0 < np.abs(norm - theirs).max() < 0.02
+    check_the_rest_of_the_way(tmp_path, folder)
+
+
+def check_the_rest_of_the_way(tmp_path, folder):
+    """The run's tokenizer.json and chat template reach the sampler, and the run's Hugging Face folder a next run."""
+    bundle = load_bundle(export_run(tmp_path / "run", tmp_path / "bundle"))
+    assert bundle.text_tokenizer.fingerprint == load_text_tokenizer(folder).fingerprint
+    assert bundle.decoder.config.vocabulary.text_size == 90
+    parts = chat.to_document([{"role": "user", "content": "a red sun"}], bundle.text_tokenizer.chat_template)
+    assert [part.text for part in parts] == ["<|im_start|>user\na red sun<|im_end|>\n<|im_start|>assistant\n"]
+    request = Request([part.text for part in parts], max_images=0, max_text_tokens=3)
+    (result,) = Sampler(bundle).generate([request])
+    assert len(result.segments[0].tokens) <= 3 and result.segments[0].tokens.max() < 95
+    export_hf(tmp_path / "run", tmp_path / "hf", source=folder)
+    checkpoint = open_checkpoint(tmp_path / "hf")
+    assert checkpoint.tower.model_type == "qwen2_5_vl" and any(name.startswith("visual.") for name in checkpoint.arrays)
+    trained = restore_variables(tmp_path / "run").params
+    np.testing.assert_array_equal(checkpoint.ours["embedding/tokens"], trained["embedding"]["tokens"][90:])
 
 
 def test_a_later_stage_keeps_the_padded_table(shards, folder):
