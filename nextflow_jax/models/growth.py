@@ -4,9 +4,10 @@
     row    the checkpoint's,   of its twin, or the   connector(codebook row), scaled   the mean
            bit for bit         mean of text rows     to the text rows' mean norm
 
-A special's twin is a text id of the checkpoint that means the same: Qwen's <|endoftext|> for <bos> and <eos>,
-<|vision_start|> and <|vision_end|> of the vision-language models for <boi> and <eoi>. The mean of the old rows is what
-leaves the old distribution nearly as it was when a softmax grows (J. Hewitt, "Initializing new word embeddings for
+A special's twin is a text id of the checkpoint that means the same, as its config.json says: <bos> and <eos> have one
+each (<|endoftext|> and, of models that answer, <|im_end|>), <boi> and <eoi> those that open and close pictures in the
+vision-language models (<|vision_start|>, <|vision_end|>); <pad> has none. The mean of the old rows is what leaves the
+old distribution nearly as it was when a softmax grows (J. Hewitt, "Initializing new word embeddings for
 pretrained language models", 2021). Codes start from the tokenizer's codebook (recipe section 4), which has another
 width: the model's own connector brings it to theirs.
 """
