@@ -28,7 +28,7 @@ STEPS = 1_000_000
 
 
 def decoder_config(sizes: Sizes) -> DecoderConfig:
-    """The decoder of these sizes."""
+    """The decoder of these sizes; activations are computed again, as in the preset for CPUs ("small")."""
     return DecoderConfig(
         vocabulary=Vocabulary(sizes.text_size, sizes.codes, pad_multiple=1),
         code_dim=sizes.code_dim,
@@ -42,6 +42,7 @@ def decoder_config(sizes: Sizes) -> DecoderConfig:
         rope_sections=sizes.rope_sections,
         rope_base=sizes.rope_base,
         norm_eps=sizes.norm_eps,
+        remat="dots",
     )
 
 
