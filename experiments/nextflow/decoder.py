@@ -31,7 +31,7 @@ shards must bring (`pipeline.mixture.weights` says which are read).
 Adding `,toy` makes the whole chain in minutes on a CPU: OpenMoji with grids up to 4x4, 6x6 and 8x8 as the levels, a
 tokenizer of `tokenizer.py:joint,small`, a decoder of 4 layers that starts from nothing, for want of a published
 language tower. Its text tokenizer is trained with the first shards; later extractions take it over with
-`--config.extraction.text.path=R/shards_256/tokenizer`. Adding `,smoke` makes that tiny.
+`--config.extraction.text.path=R/shards_256/tokenizer`. Adding `,smoke` makes that tiny (`tokenizer.py:vqgan,smoke`).
 
 Cost: published size: about 6 x 7.85e9 x 5.6e12 = 2.6e23 FLOPs in weights alone; at 50% of 459 TFLOP/s some 320,000
 chip-hours of v5p. Toy: sized for a minute a stage on two CPU cores.
@@ -131,7 +131,7 @@ TOY_LADDER = (1, 2, 3, 4, 6, 8)
 TOY_STRIDE = 8
 TOY_TEXT, TOY_CODES, TOY_CODE_DIM = 512, 512, 8 + 8
 TOY_STEPS = 200
-TINY_TEXT, TINY_CODES = 300, 64
+TINY_TEXT, TINY_CODES, TINY_CODE_DIM = 300, 64, 8
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -200,9 +200,11 @@ def _train(config: ml_collections.ConfigDict, stage: Stage, level: Level) -> Non
 
 
 def _toy_model(smoke: bool) -> DecoderConfig:
-    vocabulary = Vocabulary(TINY_TEXT, TINY_CODES) if smoke else Vocabulary(TOY_TEXT, TOY_CODES)
-    small = {"layers": 1, "width": 64, "heads": 2, "kv_heads": 2, "mlp_width": 128} if smoke else {}
-    return decoder_preset("small", vocabulary, TOY_CODE_DIM, len(TOY_LADDER) + 1, rope_base=100.0, **small)
+    max_scales = len(TOY_LADDER) + 1
+    if not smoke:
+        return decoder_preset("small", Vocabulary(TOY_TEXT, TOY_CODES), TOY_CODE_DIM, max_scales, rope_base=100.0)
+    tiny = {"layers": 1, "width": 64, "heads": 2, "kv_heads": 2, "mlp_width": 128, "remat": "none"}
+    return decoder_preset("small", Vocabulary(TINY_TEXT, TINY_CODES), TINY_CODE_DIM, max_scales, **tiny)
 
 
 def _make_toy(config: ml_collections.ConfigDict, stage: Stage, level: Level) -> None:

@@ -117,8 +117,8 @@ def train_two_steps(folder, stage, before):
 
 
 def random_codec():
-    """What stage "joint" of the tiny vision tokenizer trains, with random weights."""
-    experiment = build_experiment(load_experiment(f"{TOKENIZER}:joint,smoke"))
+    """What variant "vqgan" of the tiny vision tokenizer trains, with random weights."""
+    experiment = build_experiment(load_experiment(f"{TOKENIZER}:vqgan,smoke"))
     tokenizer, images = VisionTokenizer(experiment.model), jnp.zeros((1, *experiment.pictures.size, 3))
     variables = tiny_models.random_variables(lambda: tokenizer.init(jax.random.key(0), images, train=False), 0.2)
     return VisionTokenizerCodec(experiment.model, variables, chunk=4)
