@@ -57,7 +57,7 @@ def test_each_keeps_more_than_the_one_before():
 
 @pytest.mark.parametrize("attention", IMPLEMENTATIONS)
 def test_attention_can_be_kept_whatever_computes_it(attention):
-    q, k = jnp.ones((1, 128, 2, 8)), jnp.ones((1, 128, 1, 8))
+    q, k = jnp.ones((1, 128, 2, 16)), jnp.ones((1, 128, 1, 16))
     end = jnp.arange(1, 129, dtype=jnp.int32)[None]
 
     def compute(q, k):
