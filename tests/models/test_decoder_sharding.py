@@ -47,7 +47,8 @@ def test_loss_metrics_and_gradients_equal_those_of_one_device(mesh_config):
     with logical_context(mesh, rules):
         got = jax.jit(step)(spread, batch)
     kernel = spread["params"]["layers"]["mlp"]["gate"]["kernel"]
-    assert kernel.addressable_shards[0].data.size == kernel.size // (mesh.shape["fsdp"] * mesh.shape["tensor"])
+    parts = mesh.shape["fsdp"] * mesh.shape["tensor"] * mesh.shape["context"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // parts
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
