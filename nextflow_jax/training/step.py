@@ -68,7 +68,7 @@ def make_train_step(task: Task, optimizer: Optimizer, seed: int, accumulate: int
         loss, metrics, variables, grads = whole_gradients(
             loss_of, task.loss_weight, trained, state.variables, batch, key, accumulate
         )
-        grad_norm = optax.tree.norm(grads)
+        grad_norm = optax.tree.norm(optimizer.in_range(grads))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         def update() -> TrainState:

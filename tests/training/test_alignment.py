@@ -78,5 +78,9 @@ def test_after_steps_of_the_task_everything_else_is_as_it_was(tmp_path):
     assert moved == CONNECTOR | {"head/kernel"}
     changed = (before["head/kernel"] != after["head/kernel"]).any(axis=0)
     assert changed[new].all() and not np.delete(changed, new).any()
+    whole = dataclasses.replace(experiment, optimizer=dataclasses.replace(optimizer, train_rows=()))
+    small.run(whole, tmp_path / "whole")
+    norms, of_whole = ([record["grad_norm"] for record in small.logged(tmp_path / name)] for name in ("run", "whole"))
+    assert norms[0] < of_whole[0]
     # Adam's count and two moments of three arrays, and the averages of three.
     assert len(jax.tree.leaves(state.opt_state)) == 1 + 2 * 3 and len(jax.tree.leaves(state.ema)) == 3
