@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 
 from nextflow_jax import extract
 from nextflow_jax.bundle import save_bundle
@@ -16,11 +17,12 @@ from nextflow_jax.training.checkpoint import read_meta, restore_variables
 from nextflow_jax.training.experiment import build_experiment, prepare_experiment
 from nextflow_jax.training.loop import train
 from nextflow_jax.training.metrics import read_metrics
+from nextflow_jax.training.optimizer import make_optimizer
 from nextflow_jax.training.tasks import make_task
 from nextflow_jax.vision.codec import VisionTokenizerCodec
 from nextflow_jax.vision.tokenizer import VisionTokenizer
 from tests import tiny_models
-from tests.experiments.abstract import ROOT
+from tests.experiments.abstract import ROOT, abstract_variables
 
 FILE = str(ROOT / "experiments" / "nextflow" / "decoder.py")
 TOKENIZER = str(ROOT / "experiments" / "nextflow" / "tokenizer.py")
@@ -65,6 +67,10 @@ def test_alignment_trains_the_new_parts_of_the_published_tower():
     assert vocabulary.size % 128 == 0 and vocabulary.size - vocabulary.used < 128
     assert experiment.optimizer.train_rows == (("^head/kernel$", 1, 152_064, vocabulary.used),)
     assert dict(experiment.pipeline.mixture.weights) == {"text_to_image": 5.0, "image_to_text": 5.0}
+    params = meta.unbox(abstract_variables(experiment))["params"]
+    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, params)
+    trained = jax.tree.leaves(optimizer.split(params)[0])
+    assert sorted(leaf.size for leaf in trained) == [3584, 40 * 3584, 3584 * vocabulary.size]
 
 
 @pytest.mark.parametrize("switch", ["", ",toy"])
