@@ -8,6 +8,7 @@ and the largest are decoded in strips (nextflow_jax/vision/tiled.py).
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,11 @@ Variables = dict[str, Any]
 
 CHUNK_PIXELS = 32 * 256**2
 """Pixels that one device call takes by default: 32 pictures of 256 pixels, 2 of 1024."""
+
+DECODED_PIXELS = 256**2
+"""Pixels that one decoding call makes at most: 32 pictures of 32 pixels, one of 256. A call is filled up whatever is
+asked, so that a picture does not depend on the batch, and users mostly ask for a few large ones: larger calls would
+make them wait for 31 pictures that nobody wants."""
 
 WHOLE_PIXELS = 512**2
 """Largest pictures that are decoded in one piece by default."""
@@ -94,7 +100,8 @@ class VisionTokenizerCodec:
           config: the architecture.
           variables: trained arrays.
           chunk: pictures in one device call at most.
-          chunk_pixels: their pixels together at most; a picture larger than that comes alone.
+          chunk_pixels: their pixels together at most (and at most `DECODED_PIXELS` in decoding); a picture larger than
+            that comes alone.
           whole_pixels: pictures of more pixels are decoded in strips.
           strip_rows: height of these strips, see `tiled_decode`.
         """
@@ -182,7 +189,7 @@ class VisionTokenizerCodec:
         """
         chunks = [
             self._decode_chunk(codes[index], size, every_scale)
-            for index, _ in self._chunks(np.asarray(rows), None, size)
+            for index, _ in self._chunks(np.asarray(rows), None, size, DECODED_PIXELS)
         ]
         return PendingPictures(chunks, len(rows))
 
@@ -192,7 +199,7 @@ class VisionTokenizerCodec:
         """As `dispatch`, of pictures whose first `scales` scales are drawn; the codes of the finer ones don't count."""
         schedule = self.family.schedule(size)
         chunks = []
-        for index, _ in self._chunks(np.asarray(rows), None, size):
+        for index, _ in self._chunks(np.asarray(rows), None, size, DECODED_PIXELS):
             features = self._accumulate_until(self.variables, codes[index], scales - 1, schedule=schedule)
             chunks.append([self._paint(self.variables, features, size=tuple(size))])
         return PendingPictures(chunks, len(rows))
@@ -221,7 +228,7 @@ class VisionTokenizerCodec:
                 f"{self.config.quantizer.codes - 1}; subtract the vocabulary's vision offset"
             )
         parts = []
-        for part, _ in self._chunks(codes, None, size):
+        for part, _ in self._chunks(codes, None, size, DECODED_PIXELS):
             parts.append([np.asarray(pictures) for pictures in self._decode_chunk(part, size, every_scale)])
         return [np.concatenate(scale)[: len(codes)] for scale in zip(*parts)]
 
@@ -234,13 +241,14 @@ class VisionTokenizerCodec:
         return [self._paint(self.variables, features, size=tuple(size)) for features in maps]
 
     def _chunks(
-        self, rows: np.ndarray, keys: Key[Array, "B"] | None, size: Sequence[int]
+        self, rows: np.ndarray, keys: Key[Array, "B"] | None, size: Sequence[int], most_pixels: int | float = math.inf
     ) -> Iterator[tuple[np.ndarray, Key[Array, "chunk"] | None]]:
         """Equal chunks of the rows (and their keys), the last one filled up by repeating row 0 of the chunk.
 
         Their length depends on `size`, that of the pictures, alone.
         """
-        chunk = max(1, min(self._chunk, self._chunk_pixels // (size[0] * size[1])))
+        pixels = min(self._chunk_pixels, most_pixels)
+        chunk = max(1, min(self._chunk, int(pixels // (size[0] * size[1]))))
         for start in range(0, len(rows), chunk):
             index = np.arange(start, start + chunk)
             index = np.where(index < len(rows), index, start)

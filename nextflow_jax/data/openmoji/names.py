@@ -79,9 +79,7 @@ def list_emoji() -> tuple[Emoji, ...]:
             family, attributes = colours[key][0], {"colour": colours[key][1]}
         facts = emoji.EMOJI_DATA[name]
         if _ungrouped(name) not in order:
-            raise UserError(
-                f"{name} ({key}) is newer than groups.txt; install emoji {_GROUPS_KNOW} or extend it"
-            )
+            raise UserError(f"{name} ({key}) is newer than groups.txt; install emoji {_GROUPS_KNOW} or extend it")
         position, group, subgroup = order[_ungrouped(name)]
         entry = Emoji(
             key=key,
