@@ -36,12 +36,14 @@ REMAT_POLICIES: dict[str, Policy] = {
 }
 """Remat policy by name; "none" is no remat at all.
 
-    full             the layer's input; everything else is computed again
-    attention        that, and the mixed values of attention with their normalisers: attention is computed once
-    dots             that, and the results of all products with weights, by far the most; norms, activations and
-                     attention are computed again
-    dots_attention   both
-    offload          nothing on the device: the layers' inputs wait in the host's memory
+    offload           6.55 GiB   nothing on the device: the layers' inputs wait in the host's memory (3.06 GiB there);
+                                 on a CPU, which is its own host, the same as full
+    full              9.48 GiB   the layer's input; everything else is computed again
+    attention        12.97 GiB   that, and the mixed values of attention with their normalisers, so that no kernel runs
+                                 its forward pass twice
+    dots             48.10 GiB   the layer's input and the results of all products with weights; norms, activations and
+                                 attention are computed again
+    dots_attention   51.09 GiB   both
 """
 
 
