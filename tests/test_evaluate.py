@@ -8,6 +8,7 @@ from nextflow_jax.bundle import save_bundle
 from nextflow_jax.data.pictures import PicturesConfig, PictureSet
 from nextflow_jax.errors import UserError
 from nextflow_jax.evals.config import EvaluationConfig, TokenizerEvaluationConfig
+from nextflow_jax.evals.parts import PARTS
 from nextflow_jax.training.checkpoint import Restored
 from nextflow_jax.training.experiment import TokenizerExperiment
 from tests import tiny_models
@@ -48,7 +49,7 @@ def test_a_real_bundle_is_evaluated_with_every_part(bundle, tmp_path, monkeypatc
     assert metrics["heldout"]["count"] == 2
     assert "pictures drawn: 2 of 2" in capsys.readouterr().out
     evaluate.main(command)
-    assert capsys.readouterr().out.count(": complete") == 5
+    assert capsys.readouterr().out.count(": complete") == len(PARTS)
 
 
 @pytest.mark.parametrize(
