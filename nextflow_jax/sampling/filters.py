@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from nextflow_jax.ops.categorical import categorical, first_largest
+
 
 def keep_candidates(
     logits: Float[Array, "*B V"], top_k: Float[Array, "*B"], top_p: Float[Array, "*B"]
@@ -55,7 +57,7 @@ def filter_logits(
     """
     greedy = temperature <= 0
     scaled = logits / jnp.where(greedy, 1.0, temperature)[..., None]
-    most_likely = jnp.arange(logits.shape[-1]) == jnp.argmax(logits, axis=-1)[..., None]
+    most_likely = jnp.arange(logits.shape[-1]) == first_largest(logits)[..., None]
     # Filtering a large vocabulary costs more than drawing from it, and greedy batches need none.
     filtering = jnp.any(~greedy & ((top_k > 0) | (top_p < 1)))
     keep = jax.lax.cond(filtering, keep_candidates, lambda x, *_: jnp.ones(x.shape, bool), scaled, top_k, top_p)
@@ -80,7 +82,7 @@ def sample(
     """
 
     def most_likely() -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32), jnp.zeros(logits.shape[:-1], jnp.float32)
+        return first_largest(logits), jnp.zeros(logits.shape[:-1], jnp.float32)
 
     # Random numbers for a whole vocabulary take longer than the rest of a small model.
     all_greedy = jnp.all(temperature <= 0)
@@ -117,7 +119,7 @@ def in_parts(
 
 
 def _draw(key: Key[Array, "B"], logits: Float[Array, "B S V"]) -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:
-    tokens = jax.vmap(jax.random.categorical)(key, logits).astype(jnp.int32)
+    tokens = categorical(key, logits)
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     return tokens, jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
 
