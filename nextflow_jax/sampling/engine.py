@@ -179,6 +179,7 @@ class Engine:
                 np.asarray(limits, np.int32),
                 np.asarray([answer.open_until for answer in batch.answers], np.int32),
                 np.asarray([answer.prompt.end for answer in batch.answers], np.int32),
+                np.int32(self._text_tokenizer.size),
             ),
             space=text_space(max(limits)),
         )

@@ -66,6 +66,8 @@ class TextLimits(NamedTuple):
     """The longest length at which a picture may still be opened; -1: none may."""
     end: Int[Array, "B"]
     """An id that ends the text as `<eos>` does; that of `<eos>` for none."""
+    text_ids: Int[Array, ""]
+    """Text ids below this mean something to the tokenizer; a table from published weights may have more rows."""
 
 
 class Text(NamedTuple):
@@ -332,7 +334,7 @@ class Phases:
         logits = logits_of(rows.last[:, None], head)
         ids = jnp.arange(vocabulary.vision_offset)
         may_open = (length <= limits.open_until)[:, None, None]
-        allowed = (ids < vocabulary.text_size) | (ids == vocabulary.eos) | ((ids == vocabulary.boi) & may_open)
+        allowed = (ids < limits.text_ids) | (ids == vocabulary.eos) | ((ids == vocabulary.boi) & may_open)
         logits = jnp.where(allowed, logits, -jnp.inf)
         key = _keys_at(draws.key, length)
         tokens, log_probs = sample(key, logits, draws.temperature, draws.top_k, draws.top_p)

@@ -106,11 +106,20 @@ def test_cached_logits_equal_those_of_the_training_forward(inputs):
 
 
 def test_text_draws_are_limited_to_what_may_come_next():
-    """The head wants every special more than any text; pad, bos, eoi never come, <boi> only where it may."""
+    """The head wants every special more than any text; pad, bos, eoi never come, <boi> only where it may, nor do text
+    ids that the tokenizer does not have, which it wants too."""
     part = tiny_models.decoder_part()
     phases, vocabulary = Phases(part.config, part.sequence), part.config.vocabulary
     head = np.zeros((2, vocabulary.vision_offset), np.float32)
-    wishes = {vocabulary.pad: 9, vocabulary.bos: 9, vocabulary.eoi: 9, vocabulary.boi: 5, vocabulary.eos: 3, 17: 1}
+    wishes = {
+        vocabulary.text_size - 1: 9,
+        vocabulary.pad: 9,
+        vocabulary.bos: 9,
+        vocabulary.eoi: 9,
+        vocabulary.boi: 5,
+        vocabulary.eos: 3,
+        17: 1,
+    }
     for token, wish in wishes.items():
         head[0, token] = wish
     rows = Rows(
@@ -119,7 +128,12 @@ def test_text_draws_are_limited_to_what_may_come_next():
         last=jnp.tile(jnp.asarray([[1.0, 0.0]]), (3, 1)),
     )
     draws = neutral_draws(3, 1)._replace(temperature=jnp.zeros((3, 1)))
-    limits = TextLimits(jnp.ones(3, jnp.int32), jnp.asarray([-1, 5, 5]), jnp.full(3, vocabulary.eos))
+    limits = TextLimits(
+        jnp.ones(3, jnp.int32),
+        jnp.asarray([-1, 5, 5]),
+        jnp.full(3, vocabulary.eos),
+        jnp.int32(vocabulary.text_size - 1),
+    )
     tokens, log_probs = jax.jit(phases._draw_text)(jnp.asarray(head), rows, draws, limits)
     assert tokens.tolist() == [vocabulary.eos, vocabulary.boi, vocabulary.eos]
     assert log_probs.tolist() == [0, 0, 0]
