@@ -1,5 +1,6 @@
 """The exception that means "the user can fix this": entry points turn it into one line and an exit status."""
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,10 +15,14 @@ class UserError(Exception):
 def run_entry_point(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> None:
     """Calls `main(arguments)` and exits: 0 done, 1 bad input, 2 usage (argparse), 130 interrupted.
 
+    What the package logs, such as which kernels it chose and why, goes to standard error, a line each.
+
     Args:
       main: takes the command line without the program's name.
       arguments: the command line; `sys.argv[1:]` when None.
     """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("nextflow_jax").setLevel(logging.INFO)
     try:
         main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
