@@ -10,7 +10,7 @@ Command (everything, three seeds, then a table):
 
     python -m experiments.ablations.studies self_correction --out runs/studies
 
-Cost: 60 s of training and a minute of measuring a run on an idle core; 130 to 380 s of training here, beside other work.
+Cost: 130 to 380 s of training a run on one CPU core beside other work, and about a minute of measuring.
 
 Result: (the command above; mean and deviation of three seeds; nats a code; 200 training captions drawn)
 
@@ -20,11 +20,11 @@ Result: (the command above; mean and deviation of three seeds; nats a code; 200 
     accumulated   no          2.035 +- 0.050       8.072 +- 0.051     0.772 +- 0.065     0.618 +- 0.055
     accumulated   yes         3.140 +- 0.042       7.307 +- 0.053     0.480 +- 0.018     0.410 +- 0.018
 
-Not the paper's order. There self-correction helps residual inputs and hurts accumulated ones; here it costs both a third
-of the pictures, accumulated inputs a little less. What is measured is how fast 438 pictures are learned by heart, and
-four noisy draws of each take longer than one clean one. On pictures never seen the corrected decoders are better by 0.8
-nats, whatever the inputs: noise keeps them from learning by heart. Residual and accumulated inputs are within the spread
-of seeds.
+Not the paper's order. There self-correction helps residual inputs and hurts accumulated ones; here it costs both over a
+third of the pictures, accumulated inputs a little less. What is measured is how fast 438 pictures are learned by heart,
+and four noisy draws of each take longer than one clean one. On pictures never seen the corrected decoders are better by
+0.8 nats, whatever the inputs: noise keeps them from learning by heart. Residual and accumulated inputs are within the
+spread of seeds.
 """
 
 import ml_collections
