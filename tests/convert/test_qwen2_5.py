@@ -155,7 +155,7 @@ def test_both_layouts_of_config_json_say_the_same(copy):
 
 
 def test_the_published_sizes_are_the_presets(tmp_path):
-    """The config.json of Qwen2.5-VL-7B-Instruct and 3B as far as they concern the tower; written down, not downloaded."""
+    """The config.json of Qwen2.5-VL-7B-Instruct and 3B as far as they concern the tower; not downloaded."""
     seven = {
         "model_type": "qwen2_5_vl", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
         "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "rope_theta": 1000000.0,
