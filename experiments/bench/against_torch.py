@@ -25,6 +25,7 @@ Cost: ten minutes on two CPU cores, half of them torch.compile's; 3 GB of memory
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -89,8 +90,9 @@ class Worker:
         return answer["result"]
 
     def close(self) -> None:
-        """Ends the process."""
-        self._process.stdin.close()
+        """Ends the process, if it has not ended itself."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
 

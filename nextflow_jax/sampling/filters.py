@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt32
 
 from nextflow_jax.ops.categorical import categorical, first_largest
 
@@ -30,7 +30,7 @@ def keep_candidates(
     count = jnp.where(top_k > 0, top_k, logits.shape[-1])[..., None]
     keep = jax.lax.cond(
         jnp.any(top_k > 0),
-        lambda: _keep_first(order, jnp.ones(order.shape), count),
+        lambda: _keep_first(order, jnp.ones(order.shape, jnp.int32), count.astype(jnp.int32)),
         lambda: jnp.ones(order.shape, bool),
     )
     # Rounding may leave the sum a little short of 1: top_p = 1 has to mean all.
@@ -125,11 +125,12 @@ def _draw(key: Key[Array, "B"], logits: Float[Array, "B S V"]) -> tuple[Int[Arra
 
 
 def _keep_first(
-    order: UInt32[Array, "*B V"], weights: Float[Array, "*B V"], wanted: Float[Array, "*B 1"]
+    order: UInt32[Array, "*B V"], weights: Num[Array, "*B V"], wanted: Num[Array, "*B 1"]
 ) -> Bool[Array, "*B V"]:
     """The fewest candidates, in descending `order` and of equals by index, whose weights sum to at least `wanted`.
 
-    The place of the cut is found bit by bit: 32 sums over the vocabulary, several times faster than sorting it.
+    The place of the cut is found bit by bit: 32 sums over the vocabulary, several times faster than sorting it. Equals
+    have equal weights; integers sum faster than floats.
     """
 
     def try_bit(i: Int[Array, ""], cut: UInt32[Array, "*B 1"]) -> UInt32[Array, "*B 1"]:
@@ -141,8 +142,11 @@ def _keep_first(
     above, equal = order > cut, order == cut
     short = wanted - jnp.sum(jnp.where(above, weights, 0), axis=-1, keepdims=True)
     weight = jnp.max(jnp.where(equal, weights, 0), axis=-1, keepdims=True)
-    room = jnp.ceil(short / jnp.maximum(weight, jnp.finfo(weights.dtype).tiny))
-    return above | (equal & (jnp.cumsum(equal, axis=-1) <= room))
+    room = jnp.ceil(short / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny))
+    # Numbering the equals takes as long as a dozen of the sums, and without ties there is nothing to number.
+    tied = jnp.any(jnp.sum(equal, axis=-1, keepdims=True) > room)
+    first = jax.lax.cond(tied, lambda: equal & (jnp.cumsum(equal, axis=-1) <= room), lambda: equal)
+    return above | first
 
 
 def _ordered_bits(values: Float[Array, "*B V"]) -> UInt32[Array, "*B V"]:
