@@ -12,6 +12,18 @@ its correlation with their number, and time and pairs of the most documents rela
 Without options it takes what belongs to the machine: on a CPU "blocked" and "chunked", float32, 4 heads of 64 over 2;
 on a GPU "flash" at the 7B decoder's 28 heads of 128 over 4 in bfloat16; on a TPU "splash" likewise. The second command
 is the quickstart's decoder: what "auto" should take on a CPU for short rows.
+
+Result on two CPU cores (AMD EPYC with AVX-512, jax 0.10.2), milliseconds of "blocked", then of "chunked", which
+computes every pair and is 2.3 to 70 times slower:
+
+    documents      1      2      4      8     16     64
+    4096         319    170     98     56     39     38        719 to 661, whatever the documents
+    8192       1,150    634    330    195    115     85      2,641 to 2,928
+    16384      4,556  2,346  1,197    650    381    161        11,392 to 11,662
+    visible    50.9%  25.6%  12.9%   6.5%   3.3%   0.8%      (of 8192)
+
+Time follows the pairs (correlation 0.999 to 1.000) down to blocks' size; then what is left is one pass over the rows.
+Rows of 256 (second command) are one block: 10 to 12 ms for both, whatever they hold.
 """
 
 import argparse

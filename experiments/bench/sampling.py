@@ -13,6 +13,10 @@ The frozen tokenizer decodes in chunks of a fixed number of pictures, filled up:
 
 Prints a line of JSON a batch size, then a table. `--cache DIR` keeps compiled programs there: run it twice to see what
 the second process saves in "first".
+
+Result of the first command on two CPU cores (AMD EPYC with AVX-512, jax 0.10.2): 1.7M parameters, one picture of 256
+pixels with guidance, 0.192 s steady, 19.3 s first. Prompt 3 ms; scales of 1 to 64 codes 1 to 8 ms each, of 100 11, 144
+19, 196 27, 256 38 ms; vision decode 69 ms; host 4 ms. No GPU or TPU was at hand for the second.
 """
 
 import argparse

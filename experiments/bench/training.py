@@ -16,6 +16,16 @@ does). Attention is timed forward, and forward with backward for queries, keys a
 the compute dtype. `--peak_tflops` is dense bfloat16 of one device; 0 takes the maker's figure where it is known.
 
 Prints a line of JSON a row length, then a table.
+
+Result on two CPU cores (AMD EPYC with AVX-512, jax 0.10.2), 1.7M parameters, float32, two rows:
+
+    row length   visible   attention   step s   tokens/s
+           512     50.1%   auto         0.133      7,676
+                           chunked      0.137      7,461
+          2048     27.0%   auto         0.915      4,475
+                           chunked      1.623      2,524
+
+"auto" is the first command without its --change. No GPU or TPU was at hand for the second command.
 """
 
 import argparse

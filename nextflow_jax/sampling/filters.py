@@ -11,6 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt32
 
 from nextflow_jax.ops.categorical import categorical, first_largest
+from nextflow_jax.sharding import platform
+
+_CACHED = 2**19
+"""Logits that a CPU filters at once: the search reads them 64 times over, from caches more than twice as fast."""
 
 
 def keep_candidates(
@@ -26,6 +30,22 @@ def keep_candidates(
     Returns:
       The survivors; at least one of each row.
     """
+    rows, size = logits.reshape(-1, logits.shape[-1]), logits.shape[-1]
+    block = max(1, _CACHED // size)
+    if platform() != "cpu" or len(rows) <= block:
+        return _keep(logits, top_k, top_p)
+    blocks = -(-len(rows) // block)
+
+    def split(x: Array) -> Array:
+        x = x.reshape(len(rows), *x.shape[logits.ndim - 1 :])
+        x = jnp.pad(x, ((0, blocks * block - len(rows)), *((0, 0),) * (x.ndim - 1)))
+        return x.reshape(blocks, block, *x.shape[1:])
+
+    keep = jax.lax.map(lambda part: _keep(*part), (split(logits), split(top_k), split(top_p)))
+    return keep.reshape(-1, size)[: len(rows)].reshape(logits.shape)
+
+
+def _keep(logits: Float[Array, "*B V"], top_k: Float[Array, "*B"], top_p: Float[Array, "*B"]) -> Bool[Array, "*B V"]:
     order = _ordered_bits(logits)
     count = jnp.where(top_k > 0, top_k, logits.shape[-1])[..., None]
     keep = jax.lax.cond(

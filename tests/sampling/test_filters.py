@@ -79,6 +79,20 @@ def test_settings_may_differ_from_row_to_row(logits):
     assert np.array_equal(together, np.stack(alone))
 
 
+def test_many_logits_are_filtered_block_by_block_with_the_same_result(logits, monkeypatch):
+    """Seven rows a block: the last one is filled up."""
+    k, p = np.arange(ROWS, dtype=np.float32) % 5, np.linspace(0.1, 1, ROWS).astype(np.float32)
+    whole = keep_candidates(logits, k, p)
+    monkeypatch.setattr(filters, "_CACHED", 7 * SIZE + 1)
+    of_blocks = jax.jit(lambda *arrays: filters.keep_candidates(*arrays))  # a function of its own: traced anew
+    shape = (5, ROWS // 5)
+    loops = [function.lower(logits, k, p).as_text().count("stablehlo.while") for function in (KEEP, of_blocks)]
+    assert loops[1] > loops[0]
+    assert np.array_equal(of_blocks(logits, k, p), whole)
+    several = of_blocks(logits.reshape(*shape, SIZE), k.reshape(shape), p.reshape(shape))
+    assert np.array_equal(several, whole.reshape(*shape, SIZE))
+
+
 def test_neutral_settings_change_nothing(logits):
     assert np.array_equal(filter_logits(logits, rows_of(1), rows_of(0), rows_of(1)), logits)
 
