@@ -3,8 +3,9 @@
 import numpy as np
 from jaxtyping import Bool
 
+from nextflow_jax.data.filters.columns import FingerprintColumns
 from nextflow_jax.data.filters.config import BalanceConfig
-from nextflow_jax.data.filters.fingerprints import NO_HASH, FingerprintColumns, hash64, mix
+from nextflow_jax.data.filters.hashes import NO_HASH, hash64, mix
 
 
 def over_caps(

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int, UInt
 
+from nextflow_jax.data.filters.columns import FingerprintColumns
 from nextflow_jax.data.filters.config import DuplicatesConfig
-from nextflow_jax.data.filters.fingerprints import NO_HASH, FingerprintColumns, hash64, mix
+from nextflow_jax.data.filters.hashes import NO_HASH, hash64, mix
 from nextflow_jax.data.keys import numpy_generator
 from nextflow_jax.errors import UserError
 

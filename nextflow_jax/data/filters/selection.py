@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from nextflow_jax.data.filters.balance import over_caps
+from nextflow_jax.data.filters.columns import FingerprintColumns, from_columns
 from nextflow_jax.data.filters.config import FiltersConfig
 from nextflow_jax.data.filters.duplicates import near_duplicates, repeats
-from nextflow_jax.data.filters.fingerprints import NO_HASH, FingerprintColumns, from_columns, hash64, mix
+from nextflow_jax.data.filters.hashes import NO_HASH, hash64, mix
 
 
 class Selection(NamedTuple):
@@ -26,7 +27,7 @@ def select(index_columns: Mapping[str, Shaped[np.ndarray, "..."]], config: Filte
     then what `config` asks for. Costs about 100 bytes and 20 microseconds a document.
 
     Args:
-      index_columns: of the whole corpus in part order; those of `fingerprints.to_columns`, others are ignored.
+      index_columns: of the whole corpus in part order; those of `columns.to_columns`, others are ignored.
       config: its groups `duplicates` and `balance`.
       seed: chooses which documents of a label stay.
 
