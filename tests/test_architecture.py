@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "vision": {"contracts", "platform", "models"},
     "convert": {"contracts", "platform", "models", "vision"},
     "data": {"contracts", "platform", "vision", "convert"},
-    "sampling": {"contracts", "models", "vision", "convert"},
+    "sampling": {"contracts", "platform", "models", "vision", "convert"},
     "evals": {"contracts", "vision", "convert", "data", "sampling"},
     "training": {"contracts", "platform", "models", "vision", "convert", "data", "evals"},
     "report": {"contracts", "evals", "training"},

@@ -23,6 +23,7 @@ import numpy as np
 
 from nextflow_jax import compile_cache
 from nextflow_jax.bundle import load_bundle
+from nextflow_jax.data.mixture import MixtureConfig
 from nextflow_jax.data.pipeline import make_batches
 from nextflow_jax.data.shards import open_shards
 from nextflow_jax.errors import UserError, run_entry_point
@@ -67,8 +68,8 @@ def validation_figures(experiment: DecoderExperiment, params: Any) -> dict[str, 
     """
     shards = open_shards(experiment.pipeline.shards)
     documents = len(shards.index(SPLIT))
-    # Without dropout of conditions: every document as it is.
-    pipeline = dataclasses.replace(experiment.pipeline, condition_dropout=0.0)
+    # Every document once and as it is: no dropout of conditions, no weights of tasks (the split may lack some).
+    pipeline = dataclasses.replace(experiment.pipeline, condition_dropout=0.0, mixture=MixtureConfig())
     task = DecoderTask(experiment)
     # The decoder's loss uses neither randomness nor the step.
     key, step = jax.random.key(0), jnp.zeros((), jnp.int32)

@@ -23,7 +23,8 @@ ours.
 
 Cost: 15 minutes on two CPU cores, half of them torch.compile's; 3 GB of memory.
 
-Result (two cores of an AMD EPYC with AVX-512, jax 0.10.2, PyTorch 2.15, `--var`), ours and torch gave logits within 1.4e-6, losses within 8.6e-7 and equal codes:
+Result (two cores of an AMD EPYC with AVX-512, jax 0.10.2, PyTorch 2.15, `--var`). Ours and torch gave logits within
+1.4e-6, losses within 8.6e-7 and equal codes.
 
     seconds                      ours    torch  compiled     VAR   torch/ours  compiled/ours  VAR/ours
     train, a step               1.323    1.332     1.238   1.058         0.95           0.88      0.77
@@ -36,12 +37,12 @@ Result (two cores of an AMD EPYC with AVX-512, jax 0.10.2, PyTorch 2.15, `--var`
     sample 1 guided             0.082    0.148     0.150   0.131         1.86           1.89      1.54
     sample 1 guided filtered    0.094    0.134     0.119   0.130         1.37           1.22      1.36
 
-Wanted were 1.2 in training and 1.5 in sampling. Training does not reach it: a step is 1.51e11 operations, XLA's products
-reach 0.2e12/s here, so that 0.76 s are the floor for anyone and all sides are within 1.8 of it; two thirds of our step
-are those products, the rest mostly elementwise passes that torch.compile fuses no worse. What is measured is the best
-of the rematerialisation policies; other attention kernels and unrolled layers move a step by less than 4%. Sampling one picture reaches it without
-filters; batches of 16 and filtered draws do not: they are bound by products, and by reading 4096 logits a position 64
-times for exact filters where torch.topk sorts.
+Wanted were 1.2 in training and 1.5 in sampling. Training does not reach it: a step is 1.51e11 operations and XLA's
+products reach 0.2e12/s here, so 0.76 s are the floor for anyone and all sides are within 1.8 of it. Two thirds of our
+step are those products, the rest mostly elementwise passes that torch.compile fuses no worse. Measured is the best of
+the rematerialisation policies; other attention kernels and unrolled layers move a step by less than 4%. Sampling one
+picture reaches it without filters; batches of 16 and filtered draws do not: they are bound by products, and by reading
+4096 logits a position 64 times for exact filters where torch.topk sorts.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """The driver of the ablations: commands in order, what is finished is skipped, tables of what there is."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -109,6 +110,20 @@ def test_a_decoder_that_knows_nothing_has_the_loss_of_a_uniform_guess(tmp_path):
         figures = load("decoder_losses").validation_figures(experiment, params)
     assert figures["cross_entropy/vision"] == pytest.approx(math.log(experiment.model.vocabulary.size), rel=1e-4)
     assert "accuracy/vision" in figures and "cross_entropy/scale_03" in figures
+
+
+def test_the_validation_split_may_lack_a_task_of_the_mixture(tmp_path):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        small.register_drawn(monkeypatch)
+        small.write_shards(tmp_path / "shards")
+        experiment = small.decoder(tmp_path / "shards").with_input_sizes()
+        params = make_task(experiment).init(jax.random.key(0))
+        program = load("decoder_losses")
+        expected = program.validation_figures(experiment, params)
+        weighted = dataclasses.replace(experiment.pipeline.mixture, weights=(("text_to_image", 0.5), ("frames", 0.5)))
+        pipeline = dataclasses.replace(experiment.pipeline, mixture=weighted)
+        figures = program.validation_figures(dataclasses.replace(experiment, pipeline=pipeline), params)
+    assert figures == expected
 
 
 def test_training_figures_are_means_of_the_last_lines():
