@@ -7,9 +7,23 @@ Command (everything, three seeds, then a table):
 
     python -m experiments.ablations.studies heads --out runs/studies
 
-Cost: not measured yet.
+Cost: 220 to 320 s of training a run on one CPU core, and about a minute of measuring.
 
-Result: not measured yet.
+Result: (the command above; mean and deviation of three seeds; nats a token; 200 training captions drawn at temperature 1
+without filters, 200 training pictures captioned greedily)
+
+                              shared              separate
+    vision loss, train         1.264 +- 0.062      1.176 +- 0.047
+    text loss, train           0.425 +- 0.015      0.402 +- 0.023
+    vision loss, validation    8.157 +- 0.050      8.127 +- 0.145
+    text loss, validation      5.840 +- 0.203      5.406 +- 0.056
+    retrieval@1                0.477 +- 0.110      0.572 +- 0.047
+    among originals            0.445 +- 0.098      0.508 +- 0.030
+    captions, exact            0.775 +- 0.020      0.783 +- 0.038
+
+No clear difference in training: what one seed moves is as much as what the heads do. Separate heads are a little ahead
+everywhere, clearly in the text loss of unseen documents alone, whose softmax has no codes to tell apart. The paper finds
+the shared head no worse and keeps it, being simpler; nothing here speaks against that at this size, or for it.
 """
 
 import ml_collections

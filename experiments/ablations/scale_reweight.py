@@ -7,9 +7,26 @@ Command (everything, three seeds, then a table with the loss of every scale):
 
     python -m experiments.ablations.studies scale_reweight --out runs/studies
 
-Cost: not measured yet.
+Cost: 520 to 1,470 s of training a run on one CPU core beside other work, and about two minutes of measuring.
 
-Result: not measured yet.
+Result: (the command above; mean and deviation of three seeds; nats a code, without the weights; 200 captions drawn)
+
+                        training                                  validation
+    cells a side    plain             reweighted           plain             reweighted
+    1               1.537 +- 0.184    0.295 +- 0.045       2.347 +- 0.134    3.990 +- 0.173
+    2               3.529 +- 0.153    2.186 +- 0.102       5.583 +- 0.121    6.050 +- 0.014
+    3               3.678 +- 0.090    3.376 +- 0.050       5.025 +- 0.120    4.996 +- 0.055
+    4               3.717 +- 0.048    3.764 +- 0.020       5.037 +- 0.068    4.983 +- 0.073
+    6               4.080 +- 0.056    4.339 +- 0.011       4.812 +- 0.058    4.824 +- 0.033
+    8               3.581 +- 0.091    4.363 +- 0.027       4.826 +- 0.068    4.974 +- 0.048
+    all             3.726 +- 0.078    4.116 +- 0.011       4.866 +- 0.041    4.961 +- 0.043
+
+    retrieval@1     0.050 +- 0.010    0.113 +- 0.003
+    among originals 0.048 +- 0.010    0.102 +- 0.014
+
+The paper's direction: the coarse scales, which decide what is drawn, are learned far better, the finest worse, and twice
+as many pictures are the right one although the mean loss is higher. On captions never seen there is nothing to gain:
+what the coarse scales learned there is by heart.
 """
 
 import ml_collections

@@ -7,9 +7,22 @@ Command (everything, three seeds, then a table):
 
     python -m experiments.ablations.studies text_share --out runs/studies
 
-Cost: not measured yet.
+Cost: 77 to 87 s of training a run on one CPU core, and about a minute of measuring.
 
-Result: not measured yet.
+Result: (the command above; mean and deviation of three seeds; nats a token; 200 training captions drawn at temperature 1)
+
+                              no text             a quarter text
+    vision loss, train         3.080 +- 0.029      3.879 +- 0.019
+    text loss, train           0.004 +- 0.001      0.590 +- 0.012
+    vision loss, validation    7.295 +- 0.071      6.950 +- 0.051
+    text loss, validation     14.482 +- 0.323      2.471 +- 0.086
+    retrieval@1                0.817 +- 0.046      0.490 +- 0.013
+    among originals            0.710 +- 0.065      0.420 +- 0.049
+
+Not the paper's "no harm": at equally many tokens the pictures lose, since 438 pictures are being learned by heart and a
+quarter of the passes over them is gone. (Without text documents the only text trained on is the token that opens an
+image, so the text losses do not compare.) On pictures never seen text costs nothing: the loss is lower, as of every run
+here that learned less by heart.
 """
 
 import ml_collections

@@ -16,9 +16,19 @@ Commands, for this file F and a folder R of your choice:
     python -m nextflow_jax.evaluate --bundle R/bundle --config F:decoder --out R
     python -m nextflow_jax.report   R
 
-Cost: not measured yet.
+Cost: 12.5 minutes on two CPU cores: contrastive 63 s, tokenizer 114, extraction 20, decoder 502, evaluation 40.
 
-Result: not measured yet.
+Result: (seed 0, greedy; the commands above)
+
+                                   training    held-out combinations    unseen bases       chance
+    captions, exact                   0.515                    0.150               -        0.001
+    edits, retrieval@1                0.430                    0.110           0.070        0.001
+    edits, right skin tone            0.605                    0.360           0.420        0.167
+    PSNR, dB                          23.16            (validation 16.88)
+
+Both generalise, weakly: an edit of a base never seen has the right tone 2.5 times as often as a guess and is the very
+picture a hundred times as often; one held-out combination in seven is named exactly. Training pictures are far from
+learned after 2,600 steps, so a longer run should do better; it was not made.
 """
 
 import pathlib

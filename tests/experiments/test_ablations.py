@@ -117,7 +117,7 @@ def test_the_validation_split_may_lack_a_task_of_the_mixture(tmp_path):
         small.register_drawn(monkeypatch)
         small.write_shards(tmp_path / "shards")
         experiment = small.decoder(tmp_path / "shards").with_input_sizes()
-        params = make_task(experiment).init(jax.random.key(0))
+        params = make_task(experiment).init(jax.random.key(0))["params"]
         program = load("decoder_losses")
         expected = program.validation_figures(experiment, params)
         weighted = dataclasses.replace(experiment.pipeline.mixture, weights=(("text_to_image", 0.5), ("frames", 0.5)))
