@@ -24,9 +24,9 @@ Result: (the command above; mean and deviation of three seeds; nats a code, with
     retrieval@1     0.050 +- 0.010    0.113 +- 0.003
     among originals 0.048 +- 0.010    0.102 +- 0.014
 
-The paper's direction: the coarse scales, which decide what is drawn, are learned far better, the finest worse, and twice
-as many pictures are the right one although the mean loss is higher. On captions never seen there is nothing to gain:
-what the coarse scales learned there is by heart.
+The paper's direction: the coarse scales, which decide what is drawn, are learned far better, the finest worse, and
+twice as many pictures are the right one although the mean loss is higher. On captions never seen there is nothing to
+gain: what the coarse scales learned is learned by heart.
 """
 
 import ml_collections

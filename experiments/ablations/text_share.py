@@ -9,7 +9,7 @@ Command (everything, three seeds, then a table):
 
 Cost: 77 to 87 s of training a run on one CPU core, and about a minute of measuring.
 
-Result: (the command above; mean and deviation of three seeds; nats a token; 200 training captions drawn at temperature 1)
+Result: (the command above; mean and deviation of three seeds; nats a token; 200 training captions drawn)
 
                               no text             a quarter text
     vision loss, train         3.080 +- 0.029      3.879 +- 0.019
