@@ -47,6 +47,8 @@ def to_config_dict(config: Any) -> "ml_collections.ConfigDict":
     fields = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if isinstance(value, tuple):
+            value = tuple(to_config_dict(item) if dataclasses.is_dataclass(item) else item for item in value)
         fields[field.name] = to_config_dict(value) if dataclasses.is_dataclass(value) else value
     return ml_collections.ConfigDict(fields).lock()
 
@@ -95,7 +97,8 @@ def load_experiment(spec: str, overrides: Sequence[str] = ()) -> "ml_collections
 
     Args:
       spec: `path/to/file.py` or `path/to/file.py:variant`; the variant is passed to `get_config`.
-      overrides: `a.b=value` strings; values are Python literals, bare words count as strings.
+      overrides: `a.b=value` strings, `a.0.b=value` for the first of a tuple of groups; values are Python literals,
+        bare words count as strings.
 
     Raises:
       UserError: no such file, no get_config, an unknown variant, an unknown key or an unreadable value.
@@ -164,6 +167,9 @@ def _apply_override(config: "ml_collections.ConfigDict", override: str) -> None:
     *parents, leaf = key.split(".")
     node, walked = config, "config"
     for name in [*parents, leaf]:
+        if isinstance(node, tuple) and name.isdecimal() and int(name) < len(node) and name is not leaf:
+            node, walked = node[int(name)], f"{walked}.{name}"
+            continue
         if not isinstance(node, ml_collections.ConfigDict) or name not in node:
             choices = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
             raise UserError(f"{walked}.{name} is not a configuration key; {nearest(name, choices)}")
@@ -238,5 +244,8 @@ def _walk_faults(config: Any, prefix: str) -> Iterator[Fault]:
             yield dataclasses.replace(fault, field=f"{prefix}.{fault.field}")
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _walk_faults(value, f"{prefix}.{field.name}")
+        items = enumerate(value) if isinstance(value, tuple) else ()
+        groups = [(field.name, value), *((f"{field.name}.{place}", item) for place, item in items)]
+        for name, group in groups:
+            if dataclasses.is_dataclass(group):
+                yield from _walk_faults(group, f"{prefix}.{name}")

@@ -21,14 +21,18 @@ class Text:
 
     text: str
     role: Role
+    loss: bool = True
+    """False: never a loss on it; True: what the pipeline's rule says of its role."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """A picture, named by its key in a PictureSet."""
+    """A picture, named by its key among the pictures of its data set."""
 
     key: str
     role: Role
+    loss: bool = True
+    """As of `Text`."""
 
 
 Segment = Text | Image
@@ -46,6 +50,9 @@ class Document:
     """Unique among all documents of a data set, stable across runs."""
     task: str
     segments: tuple[Segment, ...]
+    source: str = ""
+    """Where it comes from, a name that mixtures can weigh; empty: the data set has but one."""
+    licence: str = ""
 
     def __post_init__(self):
         if self.task not in TASKS:

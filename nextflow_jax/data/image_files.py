@@ -6,6 +6,7 @@ rotation, animations (first frame). Refused: see REASONS. Only plain picture for
 
 import contextlib
 import dataclasses
+import io
 import pathlib
 import warnings
 from collections.abc import Iterator
@@ -63,13 +64,14 @@ class ImageLimits:
 class RefusedImage(Exception):
     """A file that is no usable picture; `reason` is a key of REASONS."""
 
-    def __init__(self, path: pathlib.Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}: {REASONS[reason]}")
+    def __init__(self, path: pathlib.Path | bytes, reason: str) -> None:
+        name = f"{len(path):,} bytes" if isinstance(path, bytes) else path
+        super().__init__(f"{name}: {reason}: {REASONS[reason]}")
         self.reason = reason
 
 
-def read_size(path: pathlib.Path, limits: ImageLimits) -> Size:
-    """Height and width of the upright picture, from the header alone.
+def read_size(path: pathlib.Path | bytes, limits: ImageLimits) -> Size:
+    """Height and width of the upright picture, from the header alone; of a file, or of a file's bytes.
 
     Raises:
       RefusedImage: with the reason.
@@ -79,12 +81,12 @@ def read_size(path: pathlib.Path, limits: ImageLimits) -> Size:
 
 
 def read_image(
-    path: pathlib.Path, size: Size, background: str, limits: ImageLimits
+    path: pathlib.Path | bytes, size: Size, background: str, limits: ImageLimits
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The picture, cropped around its centre to the ratio of `size` and resized to it (antialiased).
 
     Args:
-      path: of the file.
+      path: of the file, or its bytes.
       size: wanted height and width.
       background: #rrggbb behind transparent parts.
       limits: of what is decoded at all.
@@ -125,10 +127,10 @@ def fit(picture: Image.Image, size: Size) -> UInt8[np.ndarray, "height width 3"]
 
 
 @contextlib.contextmanager
-def _reading(path: pathlib.Path) -> Iterator[Image.Image]:
+def _reading(path: pathlib.Path | bytes) -> Iterator[Image.Image]:
     """Opens a file; whatever is raised on it leaves as RefusedImage."""
     try:
-        file = open(path, "rb")  # noqa: SIM115  (closed below; what its opening raises has a reason of its own)
+        file = io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb")  # noqa: SIM115  (closed below; what its opening raises has a reason of its own)
     except OSError as error:
         raise RefusedImage(path, "unreadable") from error
     with file:
@@ -148,7 +150,7 @@ def _reading(path: pathlib.Path) -> Iterator[Image.Image]:
             raise RefusedImage(path, "damaged") from error
 
 
-def _upright_size(path: pathlib.Path, picture: Image.Image, limits: ImageLimits) -> Size:
+def _upright_size(path: pathlib.Path | bytes, picture: Image.Image, limits: ImageLimits) -> Size:
     width, height = picture.size
     if width * height > limits.max_pixels:
         raise RefusedImage(path, "too large")
