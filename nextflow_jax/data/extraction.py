@@ -26,6 +26,7 @@ from nextflow_jax import __version__
 from nextflow_jax.bundle import is_bundle, save_bundle
 from nextflow_jax.config import Fault, nearest, preflight, to_plain_dict
 from nextflow_jax.data import records, shards
+from nextflow_jax.data.atomic_files import is_partial, write_atomically
 from nextflow_jax.data.documents import TASKS, Document, Image, Text
 from nextflow_jax.data.manifest import FILE_NAME, Manifest, SplitEntry, read_manifest
 from nextflow_jax.data.picture_codes import PictureEncoder
@@ -245,11 +246,11 @@ def _claim(out: pathlib.Path, made_from: Mapping[str, Any]) -> bool:
     if state.is_file():
         _refuse_other_inputs(out, json.loads(state.read_text(encoding="utf-8")), made_from)
         return False
-    if out.exists() and any(not shards.is_partial(path) for path in out.iterdir()):
+    if out.exists() and any(not is_partial(path) for path in out.iterdir()):
         raise UserError(f"--out {out} holds files that are no extraction; choose another directory")
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(made_from, indent=1, sort_keys=True)
-    shards.write_atomically(state, lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(state, lambda path: path.write_text(text, encoding="utf-8"))
     return False
 
 
@@ -355,4 +356,4 @@ def _write_manifest(
         made_from=made_from,
     )
     text = manifest.to_json()
-    shards.write_atomically(out / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(out / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))

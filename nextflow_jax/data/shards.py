@@ -1,11 +1,9 @@
 """Shards on disk: ArrayRecord files of encoded documents, an index of their lengths, a manifest with checksums."""
 
 import dataclasses
-import hashlib
-import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import grain
 import numpy as np
@@ -14,6 +12,7 @@ from jaxtyping import Int, Shaped
 
 from nextflow_jax.config import choose
 from nextflow_jax.data import records
+from nextflow_jax.data.atomic_files import file_sha256, write_atomically
 from nextflow_jax.data.manifest import FILE_NAME, Manifest, ShardEntry, SplitEntry, read_manifest
 from nextflow_jax.data.segments import PositionCounts, count_positions
 from nextflow_jax.errors import UserError
@@ -26,8 +25,6 @@ _WRITER_OPTIONS = "group_size:1,zstd:3"
 """One record a group: the loader reads at random. zstd takes a third of brotli's time for 1% more bytes."""
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(PositionCounts))
-_PARTIAL = ".partial-"
-_HASH_CHUNK = 1 << 20
 _COPY = "copy it from the original or extract again"
 
 
@@ -58,19 +55,6 @@ class DocumentIndex:
         names = ("keys", "task", *_COLUMNS)
         columns = {name: getattr(self, name)[selection] for name in names if getattr(self, name) is not None}
         return dataclasses.replace(self, **columns)
-
-
-def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Calls `write` with a hidden name beside `path` and renames the result: readers see all of a file, or none."""
-    partial = path.with_name(_PARTIAL + path.name)
-    partial.unlink(missing_ok=True)
-    write(partial)
-    os.replace(partial, path)
-
-
-def is_partial(path: pathlib.Path) -> bool:
-    """Whether a file is what a killed `write_atomically` left."""
-    return path.name.startswith(_PARTIAL)
 
 
 def shard_file(split: str, shard: int, shards: int) -> str:
@@ -194,15 +178,6 @@ def open_shards(directory: str | pathlib.Path, verify: str = "size") -> ShardSet
         for shard in split.shards:
             check(directory / shard.file, shard)
     return ShardSet(directory, manifest, _load_index(directory, manifest.splits))
-
-
-def file_sha256(path: pathlib.Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _load_index(directory: pathlib.Path, splits: Sequence[SplitEntry]) -> dict[str, DocumentIndex]:

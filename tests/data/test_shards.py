@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from nextflow_jax.data import shards
+from nextflow_jax.data.atomic_files import is_partial
 from nextflow_jax.data.records import BrokenRecord, encode
 from nextflow_jax.data.segments import count_positions
 from nextflow_jax.errors import UserError
@@ -114,6 +115,6 @@ def test_killed_writer_leaves_no_shard(samples, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         shards.write_shard(path, killed(), samples.family)
     assert not path.exists() and not shards.is_written(path)
-    assert all(shards.is_partial(left) for left in tmp_path.iterdir())
+    assert all(is_partial(left) for left in tmp_path.iterdir())
     shards.write_shard(path, samples.documents(3), samples.family)
     assert shards.is_written(path)

@@ -89,8 +89,8 @@ class SourceConfig:
     """Folder or URL that pictures named by a path lie below; empty: the folder of the file that names them."""
     url_schemes: tuple[str, ...] = ("gs", "s3", "https")
     """Of URLs that records may name pictures by."""
-    max_documents: int = 0
-    """Documents read at most, counted before any filter; 0: all."""
+    documents_per_unit: int = 0
+    """Documents read of each unit at most, for a trial; 0: all."""
     max_bytes: int = 64_000_000
     """Of one picture or record; larger ones are dropped unread."""
     unit_bytes: int = 64_000_000
@@ -117,8 +117,8 @@ class SourceConfig:
         for field, _ in self.columns:
             if field not in FIELDS:
                 yield Fault("columns", field, "is no field", nearest(field, FIELDS))
-        if self.max_documents < 0:
-            yield Fault("max_documents", self.max_documents, "must not be negative", "use 0 for all")
+        if self.documents_per_unit < 0:
+            yield Fault("documents_per_unit", self.documents_per_unit, "must not be negative", "use 0 for all")
         for name in ("max_bytes", "unit_bytes"):
             if getattr(self, name) < 1:
                 yield Fault(name, getattr(self, name), "must be positive", "use the default")

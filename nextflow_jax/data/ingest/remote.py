@@ -4,6 +4,7 @@ import glob
 import importlib
 import os
 import pathlib
+import re
 import time
 from collections.abc import Callable
 from typing import BinaryIO, TypeVar
@@ -102,6 +103,19 @@ def resolve_below(root: str, name: str, url_schemes: tuple[str, ...]) -> str:
 def parent(path: str) -> str:
     """The folder of a file or URL."""
     return path.rpartition("/")[0] if is_url(path) else os.path.dirname(path) or "."
+
+
+def name_below(path: str, patterns: tuple[str, ...]) -> str:
+    """What a file is called in keys: its path below the folder of the pattern that names it, without wildcards.
+
+    So keys stay the same when a source moves to another folder or bucket.
+    """
+    for pattern in patterns:
+        fixed = pattern if path == pattern else re.split(r"[*?[]", pattern, maxsplit=1)[0]
+        root = fixed.rpartition("/")[0]
+        if not root or path.startswith(f"{root}/"):
+            return path[len(root) :].lstrip("/")
+    return path.rpartition("/")[2]
 
 
 def _list_local(pattern: str) -> dict[str, int]:

@@ -12,10 +12,11 @@ import numpy as np
 
 from nextflow_jax import sequence
 from nextflow_jax.bundle import load_bundle
+from nextflow_jax.data.atomic_files import file_sha256
 from nextflow_jax.data.manifest import check_fingerprints
 from nextflow_jax.data.pipeline import RowBuilder, make_batches
 from nextflow_jax.data.plan import RowPlan
-from nextflow_jax.data.shards import file_sha256, open_shards
+from nextflow_jax.data.shards import open_shards
 from nextflow_jax.models.decoder import Decoder, DecoderInputs
 from nextflow_jax.models.embedding import with_codebook
 from nextflow_jax.models.objective import hidden_loss
