@@ -98,10 +98,10 @@ def read_manifest(directory: str | pathlib.Path) -> Manifest:
         version = values["schema_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not readable ({error}); extract the shards again") from error
-    if version != records.SCHEMA_VERSION:
+    if version not in records.READABLE_VERSIONS:
+        readable = " and ".join(map(str, records.READABLE_VERSIONS))
         raise UserError(
-            f"{path} has schema version {version}; this program reads version {records.SCHEMA_VERSION}; "
-            "extract the shards again"
+            f"{path} has schema version {version}; this program reads versions {readable}; extract the shards again"
         )
     return from_config_dict(Manifest, values, prefix=str(path))
 

@@ -65,7 +65,8 @@ def to_segments(
     Args:
       document: as read from a shard.
       family: gives each picture its schedule.
-      response_only: prompts bear no loss (supervised fine-tuning); otherwise everything does.
+      response_only: prompts bear no loss (supervised fine-tuning); otherwise everything does, except for segments
+        whose own `loss` is off.
       last_scale_context: prompt pictures feed one more block with the codes of their last scale.
 
     Prompt text is a condition, which dropout may remove, where a picture is the response: guidance works on pictures,
@@ -77,7 +78,7 @@ def to_segments(
     generates = any(isinstance(segment, EncodedImage) and segment.role == "response" for segment in document.segments)
     segments: list[sequence.Segment] = []
     for segment in document.segments:
-        loss = segment.role == "response" or not response_only
+        loss = segment.loss and (segment.role == "response" or not response_only)
         prompt = segment.role == "prompt"
         if isinstance(segment, EncodedText):
             segments.append(sequence.TextSegment(segment.ids, loss=loss, condition=prompt and generates))

@@ -15,7 +15,7 @@ def test_survives_the_round_trip(shard_set, tmp_path):
 
 def test_other_schema_version_is_refused(shard_set, tmp_path):
     (tmp_path / FILE_NAME).write_text(dataclasses.replace(shard_set.manifest, schema_version=99).to_json())
-    with pytest.raises(UserError, match="schema version 99; this program reads version 1; extract"):
+    with pytest.raises(UserError, match="schema version 99; this program reads versions 1 and 2; extract"):
         read_manifest(tmp_path)
 
 

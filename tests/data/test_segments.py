@@ -72,6 +72,18 @@ def test_roles_decide_loss_condition_and_context(samples):
     assert all(segment.loss for segment in everything) and not everything[0].context_block
 
 
+@pytest.mark.parametrize("response_only", [False, True])
+def test_a_segment_without_loss_bears_none_whatever_the_rule(samples, response_only):
+    document = samples.document(np.random.default_rng(0), "e", "edit")
+    first, *others = document.segments
+    others[-1] = dataclasses.replace(others[-1], loss=False)
+    document = dataclasses.replace(document, segments=(first, *others))
+    segments = to_segments(document, samples.family, response_only=response_only, last_scale_context=False)
+    assert [segment.loss for segment in segments] == [not response_only, not response_only, False]
+    laid_out = sequence.flatten(segments, VOCABULARY, sequence.SequenceConfig())
+    assert not laid_out.loss_weights[laid_out.num_scales > 0][-segments[-1].schedule.num_tokens :].any()
+
+
 def test_a_question_about_a_picture_keeps_its_words(samples):
     rng = np.random.default_rng(0)
     question = EncodedDocument(

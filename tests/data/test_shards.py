@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -45,6 +47,29 @@ def test_finished_directory_holds_nothing_else(shard_set):
         ["manifest.json", "index.npz", "validation-00000-of-00001.array_record"]
         + [f"train-0000{i}-of-00005.array_record" for i in range(5)]
     )
+
+
+GOLDEN_V1 = pathlib.Path(__file__).parents[1] / "goldens" / "shards_v1"
+
+
+@pytest.mark.parametrize("verify", ["size", "full"])
+def test_shards_of_version_1_are_read(verify):
+    expected = json.loads((GOLDEN_V1 / "expected.json").read_text())
+    opened = shards.open_shards(GOLDEN_V1, verify=verify)
+    assert opened.manifest.schema_version == 1
+    for split, documents in expected.items():
+        index, source = opened.index(split), opened.source(split)
+        assert len(index) == len(source) == len(documents)
+        for number, wanted in enumerate(documents):
+            found = source[number]
+            assert (index.key(number), index.tasks[index.task[number]]) == (wanted["key"], wanted["task"])
+            assert (found.key, found.task, found.source, found.licence) == (wanted["key"], wanted["task"], "", "")
+            for name, count in wanted["counts"].items():
+                assert getattr(index, name)[number] == count
+            for ours, theirs in zip(found.segments, wanted["segments"], strict=True):
+                assert ours.loss
+                for name, value in theirs.items():
+                    assert np.asarray(getattr(ours, name)).tolist() == value
 
 
 @pytest.fixture
