@@ -203,9 +203,7 @@ def _refuse_broken(config: IngestConfig, paths: Sequence[pathlib.Path]) -> None:
     counts = [writer.read_counts(path) for path in paths]
     for source in config.sources:
         own = [one for one in counts if one.source == source.name]
-        reasons = {
-            reason: found for reason in BROKEN if (found := sum(one.dropped.get(reason, 0) for one in own))
-        }
+        reasons = {reason: found for reason in BROKEN if (found := sum(one.dropped.get(reason, 0) for one in own))}
         broken, read = sum(reasons.values()), sum(one.read for one in own)
         if broken > config.max_broken_share * read:
             by_reason = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from nextflow_jax.config import choose
 from nextflow_jax.data.corpus.raw import Drop, RawDocument
@@ -24,6 +24,7 @@ class Unit:
     """Where it ends; -1: with the file."""
 
 
+@runtime_checkable
 class Format(Protocol):
     """A module with these two functions."""
 

@@ -2,6 +2,7 @@
 
 import glob
 import importlib
+import io
 import os
 import pathlib
 import re
@@ -40,7 +41,7 @@ def list_files(patterns: tuple[str, ...]) -> list[tuple[str, int]]:
     return sorted(found.items())
 
 
-def open_file(path: str) -> BinaryIO:
+def open_file(path: str) -> BinaryIO | io.IOBase:
     """Opens a file or URL for reading in binary.
 
     Raises:
