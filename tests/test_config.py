@@ -102,3 +102,39 @@ def test_missing_experiments_are_named(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UserError, match="get_config"):
         load_experiment(str(tmp_path / "empty.py"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    size: int = 1
+
+    def faults(self):
+        if self.size < 1:
+            yield Fault("size", self.size, "must be positive", "use 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    parts: tuple[Part, ...] = (Part(), Part(2))
+
+
+def test_tuples_of_groups_go_both_ways_and_keep_their_rules():
+    assert from_config_dict(Whole, to_config_dict(Whole())) == Whole()
+    with pytest.raises(UserError, match=r"config.parts.1.size = 0: must be positive"):
+        preflight(Whole((Part(), Part(0))))
+    with pytest.raises(UserError, match=r"config.parts\[0\].size = 'a'"):
+        from_config_dict(Whole, {"parts": [{"size": "a"}]})
+
+
+def test_an_override_reaches_into_tuples_of_groups(tmp_path):
+    path = tmp_path / "experiment.py"
+    path.write_text(
+        "from nextflow_jax.config import to_config_dict\n"
+        "from tests.test_config import Whole\n"
+        "def get_config(variant):\n    return to_config_dict(Whole())\n"
+    )
+    config = load_experiment(str(path), ["parts.1.size=7"])
+    assert from_config_dict(Whole, config) == Whole((Part(), Part(7)))
+    for wrong in ("parts.2.size=7", "parts.x.size=7", "parts.0=7", "parts.0.length=7"):
+        with pytest.raises(UserError, match=r"config\.parts"):
+            load_experiment(str(path), [wrong])

@@ -13,7 +13,7 @@ Result: see README.
 """
 
 from nextflow_jax.config import read_variant, to_config_dict
-from nextflow_jax.data.filters.config import BalanceConfig, DuplicatesConfig, FiltersConfig, TextFilter
+from nextflow_jax.data.filters.config import BalanceConfig, FiltersConfig, TextFilter
 from nextflow_jax.data.ingest.config import IngestConfig, SourceConfig
 
 VARIANTS = ("webdataset", "parquet", "llava", "jsonl")
@@ -27,7 +27,6 @@ def get_config(variant: str = ""):
     kind, _ = read_variant(variant, VARIANTS, switches=())
     filters = FiltersConfig(
         texts=TextFilter(min_characters=2, max_characters=500),
-        duplicates=DuplicatesConfig(near_distance=0),
         balance=BalanceConfig(max_times_median=20.0),
     )
     return to_config_dict(IngestConfig(sources=_sources(kind), filters=filters, validation_share=0.1))

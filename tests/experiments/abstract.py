@@ -24,13 +24,18 @@ def constant(path, name, default):
     return default
 
 
-SPECS = [
+ALL_SPECS = [
     f"{path.relative_to(ROOT)}:{variant}"
     for path in sorted((ROOT / "experiments").glob("*/*.py"))
     if "def get_config(" in path.read_text()
     for variant in constant(path, "VARIANTS", KINDS)
 ]
 """Every experiment, every kind or those of its VARIANTS; programs that measure are none."""
+
+INGEST_SPECS = [spec for spec in ALL_SPECS if spec.startswith("experiments/data/")]
+"""Those that train nothing and make a corpus."""
+
+SPECS = [spec for spec in ALL_SPECS if spec not in INGEST_SPECS]
 
 
 def build(spec):

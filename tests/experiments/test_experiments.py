@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
-from nextflow_jax.config import load_experiment, preflight
+from nextflow_jax.config import from_config_dict, load_experiment, preflight
+from nextflow_jax.data.ingest.config import IngestConfig
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.metrics import read_metrics
-from tests.experiments.abstract import GOLDEN, KINDS, ROOT, SPECS, build, sharding_rows
+from tests.experiments.abstract import ALL_SPECS, GOLDEN, INGEST_SPECS, KINDS, ROOT, SPECS, build, sharding_rows
 
-FILES = sorted({spec.partition(":")[0] for spec in SPECS})
+FILES = sorted({spec.partition(":")[0] for spec in ALL_SPECS})
 BASE = str(ROOT / "experiments" / "openmoji" / "base.py")
 
 
@@ -21,6 +22,11 @@ def test_every_experiment_keeps_all_rules(spec):
     experiment = build(spec)
     preflight(experiment)
     assert experiment.kind in KINDS and experiment.name
+
+
+@pytest.mark.parametrize("spec", INGEST_SPECS)
+def test_every_ingest_keeps_all_rules(spec):
+    preflight(from_config_dict(IngestConfig, load_experiment(str(ROOT / spec))))
 
 
 @pytest.mark.parametrize("spec", SPECS)

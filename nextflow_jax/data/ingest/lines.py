@@ -4,7 +4,7 @@ import gzip
 import io
 import itertools
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any
 
 from nextflow_jax.data.ingest.config import SourceConfig
 from nextflow_jax.data.ingest.formats import Unit
@@ -43,7 +43,7 @@ def read_lines(unit: Unit, most: int) -> Iterator[tuple[int, bytes | None]]:
         raise UserError(f"{unit.path} cannot be read ({error}); repair the file or leave it out") from error
 
 
-def _read(file: BinaryIO | io.IOBase, unit: Unit, most: int) -> Iterator[tuple[int, bytes | None]]:
+def _read(file: Any, unit: Unit, most: int) -> Iterator[tuple[int, bytes | None]]:
     if unit.start:
         # The line that the unit's first byte is in belongs to the unit before, unless it begins there.
         file.seek(unit.start - 1)
@@ -63,7 +63,7 @@ def _read(file: BinaryIO | io.IOBase, unit: Unit, most: int) -> Iterator[tuple[i
         offset += length
 
 
-def _skip_line(file: BinaryIO | io.IOBase, most: int) -> int:
+def _skip_line(file: Any, most: int) -> int:
     """Bytes read up to and with the end of the line."""
     read = 0
     while part := file.readline(most + 1):
@@ -73,5 +73,5 @@ def _skip_line(file: BinaryIO | io.IOBase, most: int) -> int:
     return read
 
 
-def _decompressed(file: BinaryIO | io.IOBase, path: str) -> BinaryIO | io.IOBase:
+def _decompressed(file: Any, path: str) -> Any:
     return io.BufferedReader(gzip.GzipFile(fileobj=file)) if path.endswith(_COMPRESSED) else file

@@ -2,13 +2,12 @@
 
 import glob
 import importlib
-import io
 import os
 import pathlib
 import re
 import time
 from collections.abc import Callable
-from typing import BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from nextflow_jax.data.corpus.raw import RefusedDocument
 from nextflow_jax.errors import UserError
@@ -41,8 +40,8 @@ def list_files(patterns: tuple[str, ...]) -> list[tuple[str, int]]:
     return sorted(found.items())
 
 
-def open_file(path: str) -> BinaryIO | io.IOBase:
-    """Opens a file or URL for reading in binary.
+def open_file(path: str) -> Any:
+    """Opens a file or URL for reading in binary; a file object and context manager.
 
     Raises:
       FileNotFoundError: there is no such file.
