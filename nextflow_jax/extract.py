@@ -23,7 +23,7 @@ from nextflow_jax.vision.codec import VisionTokenizerCodec
 
 DESCRIPTION = """\
 Writes the documents of a decoder experiment as shards: texts tokenized, pictures encoded by the vision tokenizer, with
-self-correction draws for training. OUT gets the shards, index.npz, manifest.json and tokenizer/ (a bundle of both
+self-correction draws for training. OUT gets the shards, index/, manifest.json and tokenizer/ (a bundle of both
 tokenizers). Running the same command again continues an interrupted extraction; a finished one is left as it is."""
 
 _LINES = 10

@@ -6,6 +6,7 @@ and gives out these names as its own: it remains the one definition of layout.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -107,6 +108,13 @@ def scale_weights(schedule: ScaleSchedule, alpha: float) -> Float[np.ndarray, "K
 def image_positions(schedule: ScaleSchedule, context_block: bool = False) -> int:
     """Positions an image takes: <boi>, scales 2..K, the context block if asked, <eoi>."""
     return schedule.num_tokens - 1 + 2 + (schedule.counts[-1] if context_block else 0)
+
+
+@functools.cache
+def image_pairs(schedule: ScaleSchedule, context_block: bool = False) -> int:
+    """Pairs of an image's positions of which the first sees the second: a block sees itself and those before it."""
+    cells = [1, *schedule.counts[1:], *([schedule.counts[-1]] if context_block else []), 1]
+    return sum(count * seen for count, seen in zip(cells, itertools.accumulate(cells)))
 
 
 def image_time(schedule: ScaleSchedule, context_block: bool = False) -> int:

@@ -33,6 +33,7 @@ from nextflow_jax.errors import UserError
 from nextflow_jax.image_layout import (
     ScaleLayout,
     SequenceConfig,
+    image_pairs,
     image_positions,
     image_time,
     scale_layout,
@@ -58,6 +59,7 @@ __all__ = [
     "scale_layout",
     "scale_weights",
     "sequence_length",
+    "visible_pairs",
 ]
 
 Accumulate = Callable[[ScaleSchedule, Int[np.ndarray, "N"]], list[Float[np.ndarray, "cells C"]]]
@@ -135,6 +137,23 @@ def sequence_length(segments: Seq[Segment], bos: bool = True, eos: bool = True) 
         for segment in segments
     )
     return body + int(bos) + int(eos)
+
+
+def visible_pairs(segments: Seq[Segment], bos: bool = True, eos: bool = True) -> int:
+    """Pairs (position, position it sees) of these segments: the sum of attend_end - attend_start of `flatten`.
+
+    A segment of n positions sees all before it and, of its own, the `image_pairs` of a picture or the n (n + 1) / 2 of
+    text. In a document of L positions that sums to (L^2 + sum of 2 own - n^2) / 2, whatever the segments' order.
+    """
+    length = sequence_length(segments, bos, eos)
+    surplus = int(bos) + int(eos)
+    for segment in segments:
+        if isinstance(segment, TextSegment):
+            surplus += len(segment.tokens)
+        else:
+            own = image_pairs(segment.schedule, segment.context_block)
+            surplus += 2 * own - image_positions(segment.schedule, segment.context_block) ** 2
+    return (length**2 + surplus) // 2
 
 
 def drop_condition(segments: Seq[Segment]) -> list[Segment]:

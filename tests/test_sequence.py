@@ -83,6 +83,13 @@ def test_length_is_predicted_without_flattening(segments):
     assert seq.sequence_length(segments) == len(seq.flatten(segments, VOCABULARY, CONFIG))
 
 
+@settings(max_examples=40, deadline=None)
+@given(segments_strategy, st.booleans(), st.booleans())
+def test_visible_pairs_are_those_of_the_ranges(segments, bos, eos):
+    flat = seq.flatten(segments, VOCABULARY, CONFIG, bos=bos, eos=eos)
+    assert seq.visible_pairs(segments, bos, eos) == int((flat.attend_end - flat.attend_start).sum())
+
+
 def test_image_targets_inputs_and_weights():
     picture = image(SQUARE)
     flat = seq.flatten([text(1, 2, condition=True, loss=False), picture], VOCABULARY, CONFIG)
@@ -134,9 +141,7 @@ def test_times_and_grid_coordinates():
         np.testing.assert_allclose(np.unique(flat.positions[at, 2]), step * (np.arange(columns) + 0.5), rtol=1e-6)
     context = flat.scale_index == last + 1
     assert context.sum() == WIDE.counts[-1] and not flat.loss_weights[context].any()
-    np.testing.assert_array_equal(
-        flat.vision_ids[context][:, 0], image(WIDE).inputs[WIDE.slice(last - 1)]
-    )
+    np.testing.assert_array_equal(flat.vision_ids[context][:, 0], image(WIDE).inputs[WIDE.slice(last - 1)])
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.9])

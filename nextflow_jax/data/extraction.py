@@ -5,7 +5,7 @@ A directory fills up in this order, every file under a hidden name until it is w
     extraction.json     what the shards are made from; another run with other inputs is refused
     tokenizer/          bundle of both tokenizers
     *.array_record      one after another, each beside its part of the index
-    index.npz           the parts, joined
+    index/              the parts, joined
     manifest.json       last: with it the directory is finished; what only an unfinished one needs is removed
 
 Which documents a shard holds follows from their number alone, and the randomness of a picture from its key: a run that

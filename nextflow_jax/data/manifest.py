@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nextflow_jax.config import from_config_dict, to_plain_dict
@@ -12,6 +13,9 @@ from nextflow_jax.scales import ScheduleFamily
 from nextflow_jax.vocabulary import Vocabulary
 
 FILE_NAME = "manifest.json"
+
+_SHARED = ("text_tokenizer", "vision_tokenizer", "schedule_family", "text_size", "codebook_size")
+"""What shards that are read together agree on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,71 @@ def read_manifest(directory: str | pathlib.Path) -> Manifest:
             f"{path} has schema version {version}; this program reads versions {readable}; extract the shards again"
         )
     return from_config_dict(Manifest, values, prefix=str(path))
+
+
+def shard_directories(shards: str | pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """The directories that `shards` names, comma-separated.
+
+    Raises:
+      UserError: it names none, or one twice.
+    """
+    names = [str(shards)] if isinstance(shards, pathlib.Path) else [name.strip() for name in shards.split(",")]
+    directories = tuple(pathlib.Path(name) for name in names if name)
+    if not directories:
+        raise UserError(f"shards {str(shards)!r}: names no directory; give what `extract --out` wrote")
+    if len({directory.resolve() for directory in directories}) < len(directories):
+        raise UserError(f"shards {shards}: names a directory twice; its documents' weight is the mixture's choice")
+    return directories
+
+
+def read_manifests(shards: str | pathlib.Path) -> Manifest:
+    """The manifest of one directory, or what `join_manifests` makes of those of several, comma-separated.
+
+    Raises:
+      UserError: as `read_manifest`, `shard_directories` and `join_manifests`.
+    """
+    return join_manifests({directory: read_manifest(directory) for directory in shard_directories(shards)})
+
+
+def join_manifests(manifests: Mapping[pathlib.Path, Manifest]) -> Manifest:
+    """What the manifests say together: a split's counts are added up, its shards are those of all in turn.
+
+    Raises:
+      UserError: their tokenizers or schedules differ; names both directories and each difference.
+    """
+    (first, joint), *others = manifests.items()
+    for directory, manifest in others:
+        differences = [
+            f"{name.replace('_', ' ')}: {getattr(joint, name)} and {getattr(manifest, name)}"
+            for name in _SHARED
+            if getattr(joint, name) != getattr(manifest, name)
+        ]
+        if differences:
+            raise UserError(
+                f"shards {first} and {directory} do not belong together ({'; '.join(differences)}); extract both with "
+                "the same tokenizers and schedules"
+            )
+    if not others:
+        return joint
+    splits: dict[str, list[SplitEntry]] = {}
+    for split in (split for manifest in manifests.values() for split in manifest.splits):
+        splits.setdefault(split.name, []).append(split)
+    return dataclasses.replace(
+        joint,
+        splits=tuple(_join_splits(entries) for entries in splits.values()),
+        made_from={str(directory): manifest.made_from for directory, manifest in manifests.items()},
+        schema_version=min(manifest.schema_version for manifest in manifests.values()),
+    )
+
+
+def _join_splits(entries: Sequence[SplitEntry]) -> SplitEntry:
+    return SplitEntry(
+        name=entries[0].name,
+        documents=sum(entry.documents for entry in entries),
+        pictures=sum(entry.pictures for entry in entries),
+        draws=max(entry.draws for entry in entries),
+        shards=tuple(shard for entry in entries for shard in entry.shards),
+    )
 
 
 def check_fingerprints(

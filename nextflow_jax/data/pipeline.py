@@ -32,7 +32,7 @@ class PipelineConfig:
     """From shards to the batches of the decoder."""
 
     shards: str = ""
-    """Directory that `extract --out` wrote."""
+    """Directory that `extract --out` wrote; several, comma-separated, are read as one set."""
     verify: str = "size"
     """"size" compares file sizes with the manifest at the start, "full" checksums too (reads everything once)."""
     row_length: int = 512

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import numpy as np
+from jaxtyping import Int
+
 from nextflow_jax import sequence
 from nextflow_jax.data.documents import Role
 from nextflow_jax.data.records import BrokenRecord, EncodedDocument, EncodedImage, EncodedText
@@ -17,33 +20,61 @@ _OTHER_ROLE: dict[Role, Role] = {"prompt": "response", "response": "prompt"}
 
 @dataclasses.dataclass(frozen=True)
 class PositionCounts:
-    """The positions a document takes, split so that every setting's length follows without reading the document."""
+    """What a document costs, split so that every setting's cost follows without reading the document.
+
+    Pairs are those of a position and one that it sees (`sequence.visible_pairs`). Turned around, and with neither
+    context blocks nor anything dropped, a document has the same positions and pairs. What dropping the condition saves
+    of the pairs follows from lengths alone: `condition_pairs`.
+    """
 
     plain: int
-    """Everything, with neither condition dropped nor context blocks."""
+    """All positions, with neither condition dropped nor context blocks."""
     condition: int
-    """Text that guidance dropout takes away."""
+    """Positions of text that guidance dropout takes away."""
     context: int
-    """What context blocks of its prompt pictures add."""
+    """Positions that context blocks of its prompt pictures add."""
     inverted_context: int
-    """What they add to the document turned around, 0 where it cannot be; all else then takes `plain` positions."""
+    """Positions that they add to the document turned around, 0 where it cannot be."""
+    pairs: int
+    """Of the `plain` positions."""
+    context_pairs: int
+    """Pairs that context blocks of its prompt pictures add."""
+    inverted_context_pairs: int
+    """Pairs that they add to the document turned around, 0 where it cannot be."""
 
 
 def count_positions(document: EncodedDocument, family: ScheduleFamily) -> PositionCounts:
-    """Counts the positions of a document; `to_segments` and `sequence.sequence_length` agree with it."""
+    """Counts the positions and pairs of a document as `to_segments` and `sequence.flatten` make them."""
     plain = to_segments(document, family, response_only=False, last_scale_context=False)
-    length = sequence.sequence_length(plain)
+    length, pairs = sequence.sequence_length(plain), sequence.visible_pairs(plain)
 
-    def context(document: EncodedDocument) -> int:
+    def context(document: EncodedDocument) -> tuple[int, int]:
         extended = to_segments(document, family, response_only=False, last_scale_context=True)
-        return sequence.sequence_length(extended) - length
+        return sequence.sequence_length(extended) - length, sequence.visible_pairs(extended) - pairs
 
+    added = context(document)
+    inverted_added = context(invert(document)) if document.task == INVERTIBLE else (0, 0)
     return PositionCounts(
         plain=length,
         condition=length - sequence.sequence_length(sequence.drop_condition(plain)),
-        context=context(document),
-        inverted_context=context(invert(document)) if document.task == INVERTIBLE else 0,
+        context=added[0],
+        inverted_context=inverted_added[0],
+        pairs=pairs,
+        context_pairs=added[1],
+        inverted_context_pairs=inverted_added[1],
     )
+
+
+def condition_pairs(
+    length: Int[np.ndarray, "documents"], condition: Int[np.ndarray, "documents"]
+) -> Int[np.ndarray, "documents"]:
+    """Pairs that documents of `length` positions lose with the `condition` of them that dropout takes away.
+
+    Every lost position is text: of it and any other position, the later one sees the earlier. So c of L positions are
+    in c (c + 1) / 2 + c (L - c) pairs, with context blocks (in L) and without.
+    """
+    condition = condition.astype(np.int64)
+    return condition * length - condition * (condition - 1) // 2
 
 
 def invert(document: EncodedDocument) -> EncodedDocument:

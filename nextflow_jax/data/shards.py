@@ -1,60 +1,34 @@
-"""Shards on disk: ArrayRecord files of encoded documents, an index of their lengths, a manifest with checksums."""
+"""Shards on disk: ArrayRecord files of encoded documents, beside their index and a manifest with checksums."""
 
-import dataclasses
+import hashlib
 import pathlib
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import grain
-import numpy as np
 from array_record.python import array_record_module
-from jaxtyping import Int, Shaped
 
 from nextflow_jax.config import choose
 from nextflow_jax.data import records
 from nextflow_jax.data.atomic_files import file_sha256, write_atomically
-from nextflow_jax.data.manifest import FILE_NAME, Manifest, ShardEntry, SplitEntry, read_manifest
-from nextflow_jax.data.segments import PositionCounts, count_positions
+from nextflow_jax.data.index import DocumentIndex, IndexPart, join_indices, load_index, read_part, write_index
+from nextflow_jax.data.manifest import (
+    FILE_NAME,
+    Manifest,
+    ShardEntry,
+    SplitEntry,
+    join_manifests,
+    read_manifest,
+    shard_directories,
+)
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScheduleFamily
 
-INDEX_FILE = "index.npz"
 TOKENIZER_DIRECTORY = "tokenizer"
 
 _WRITER_OPTIONS = "group_size:1,zstd:3"
 """One record a group: the loader reads at random. zstd takes a third of brotli's time for 1% more bytes."""
 
-_COLUMNS = tuple(field.name for field in dataclasses.fields(PositionCounts))
 _COPY = "copy it from the original or extract again"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class DocumentIndex:
-    """What planning needs to know of every record of a split, in shard order; columns as in `PositionCounts`."""
-
-    keys: Shaped[np.ndarray, "records"]
-    """UTF-8 bytes."""
-    task: Int[np.ndarray, "records"]
-    """Index into `tasks`."""
-    tasks: tuple[str, ...]
-    plain: Int[np.ndarray, "records"]
-    condition: Int[np.ndarray, "records"]
-    context: Int[np.ndarray, "records"]
-    inverted_context: Int[np.ndarray, "records"] | None = None
-    """None: not in shards of versions before it."""
-
-    def __len__(self) -> int:
-        return len(self.task)
-
-    def key(self, record: int) -> str:
-        """The key of a record."""
-        return self.keys[record].decode()
-
-    def take(self, selection: slice) -> "DocumentIndex":
-        """The index of some of the records."""
-        names = ("keys", "task", *_COLUMNS)
-        columns = {name: getattr(self, name)[selection] for name in names if getattr(self, name) is not None}
-        return dataclasses.replace(self, **columns)
 
 
 def shard_file(split: str, shard: int, shards: int) -> str:
@@ -64,33 +38,28 @@ def shard_file(split: str, shard: int, shards: int) -> str:
 
 def write_shard(path: pathlib.Path, documents: Iterable[records.EncodedDocument], family: ScheduleFamily) -> None:
     """Writes a shard and, before it gets its name, its part of the index. A shard that is there is complete."""
-    keys, tasks, counts = [], [], []
+    part = IndexPart(family)
 
     def write(partial: pathlib.Path) -> None:
         writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
         for document in documents:
             writer.write(records.encode(document))
-            keys.append(document.key.encode())
-            tasks.append(document.task)
-            counts.append(dataclasses.astuple(count_positions(document, family)))
+            part.add(document)
         writer.close()
-        columns = dict(zip(_COLUMNS, np.asarray(counts, np.int32).reshape(-1, len(_COLUMNS)).T))
-        names = {"keys": np.asarray(keys), "tasks": np.asarray(tasks), "sha256": np.asarray(file_sha256(partial))}
-        part = {**names, **columns}
-        write_atomically(_index_part(path), lambda name: _save_npz(name, part))
+        part.save(_index_part(path), file_sha256(partial))
 
     write_atomically(path, write)
 
 
 def is_written(path: pathlib.Path) -> bool:
     """Whether `write_shard` finished this shard and its part of the index is still there."""
-    return path.is_file() and _index_part(path).is_file()
+    return path.is_file() and read_part(_index_part(path)) is not None
 
 
 def finish_shards(
-    directory: pathlib.Path, shards: dict[str, Sequence[pathlib.Path]]
+    directory: pathlib.Path, shards: Mapping[str, Sequence[pathlib.Path]]
 ) -> dict[str, tuple[ShardEntry, ...]]:
-    """Joins the index parts of written shards into index.npz.
+    """Joins the index parts of written shards into the index; in memory is one part at a time.
 
     Args:
       directory: of the shards.
@@ -99,16 +68,8 @@ def finish_shards(
     Returns:
       The manifest's entries by split.
     """
-    entries: dict[str, tuple[ShardEntry, ...]] = {}
-    parts = []
-    for split, paths in shards.items():
-        loaded = [_load_npz(_index_part(path)) for path in paths]
-        entries[split] = tuple(_entry(path, part) for path, part in zip(paths, loaded))
-        parts.extend(loaded)
-    names, task = np.unique(np.concatenate([part["tasks"] for part in parts]), return_inverse=True)
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in ("keys", *_COLUMNS)}
-    index = {"tasks": names, "task": task.astype(np.int16), **columns}
-    write_atomically(directory / INDEX_FILE, lambda name: _save_npz(name, index))
+    entries = {split: tuple(map(_entry, paths)) for split, paths in shards.items()}
+    write_index(directory, [_index_part(path) for paths in shards.values() for path in paths])
     return entries
 
 
@@ -120,12 +81,16 @@ def remove_index_parts(shards: dict[str, Sequence[pathlib.Path]]) -> None:
 
 
 class ShardSet:
-    """Finished shards, checked against their manifest: the index of every split and its records by number."""
+    """Finished shards, checked against their manifests: the index of every split and its records by number.
 
-    def __init__(self, directory: pathlib.Path, manifest: Manifest, index: dict[str, DocumentIndex]):
-        self.directory = directory
-        self.manifest = manifest
-        self._index = index
+    Where there are several directories, a split is theirs in turn, and the manifest speaks of all of them.
+    """
+
+    def __init__(self, manifests: Mapping[pathlib.Path, Manifest], indices: Mapping[str, Sequence[DocumentIndex]]):
+        self.directories = tuple(manifests)
+        self.manifest = join_manifests(manifests)
+        self._manifests = dict(manifests)
+        self._index = {split: join_indices(parts) for split, parts in indices.items()}
 
     def index(self, split: str) -> DocumentIndex:
         """The index of a split; UserError when there is none."""
@@ -134,13 +99,31 @@ class ShardSet:
 
     def source(self, split: str) -> "RecordSource":
         """Reads the documents of a split; UserError when there is none."""
-        paths = [f"{self.directory / shard.file}[0:{shard.records}]" for shard in self.manifest.split(split).shards]
+        self.manifest.split(split)
+        paths = [
+            f"{directory / shard.file}[0:{shard.records}]"
+            for directory, manifest in self._manifests.items()
+            for entry in manifest.splits
+            if entry.name == split
+            for shard in entry.shards
+        ]
         return RecordSource(grain.sources.ArrayRecordDataSource(paths))
 
     @property
+    def directory(self) -> pathlib.Path:
+        """The first directory."""
+        return self.directories[0]
+
+    @property
     def tokenizer_path(self) -> pathlib.Path:
-        """The bundle with both tokenizers."""
+        """The bundle with both tokenizers, which all directories agree on."""
         return self.directory / TOKENIZER_DIRECTORY
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest; of those of all directories, in order, where there are several."""
+        digests = [file_sha256(directory / FILE_NAME) for directory in self.directories]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 class RecordSource:
@@ -161,40 +144,34 @@ class RecordSource:
         return records.decode(data)
 
 
-def open_shards(directory: str | pathlib.Path, verify: str = "size") -> ShardSet:
+def open_shards(directories: str | pathlib.Path, verify: str = "size") -> ShardSet:
     """Opens finished shards after checking that every file is there and whole.
 
     Args:
-      directory: what `extract --out` wrote.
+      directories: what `extract --out` wrote; several, comma-separated, are read one after another.
       verify: "size" compares file sizes with the manifest; "full" also compares SHA-256 checksums, reading everything.
 
     Raises:
-      UserError: no manifest, another schema version, a missing file, or one that differs from the manifest.
+      UserError: no manifest, another schema version, a missing file, one that differs from the manifest, or
+        directories that were extracted with different tokenizers or schedules.
     """
-    directory = pathlib.Path(directory)
-    manifest = read_manifest(directory)
     check = choose("verify", verify, {"size": _check_size, "full": _check_full})
-    for split in manifest.splits:
-        for shard in split.shards:
+    manifests = {directory: read_manifest(directory) for directory in shard_directories(directories)}
+    join_manifests(manifests)
+    indices: dict[str, list[DocumentIndex]] = {}
+    for directory, manifest in manifests.items():
+        for shard in (shard for split in manifest.splits for shard in split.shards):
             check(directory / shard.file, shard)
-    return ShardSet(directory, manifest, _load_index(directory, manifest.splits))
+        for split, index in _split_index(directory, manifest.splits, verify == "full").items():
+            indices.setdefault(split, []).append(index)
+    return ShardSet(manifests, indices)
 
 
-def _load_index(directory: pathlib.Path, splits: Sequence[SplitEntry]) -> dict[str, DocumentIndex]:
-    path = directory / INDEX_FILE
-    if not path.is_file():
-        raise UserError(f"{path} is missing; {directory / FILE_NAME} needs it; {_COPY}")
-    try:
-        columns = _load_npz(path)
-        whole = DocumentIndex(tasks=tuple(columns.pop("tasks").tolist()), **columns)
-    except (ValueError, OSError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not readable ({error}); {_COPY}") from error
-    total = sum(split.records for split in splits)
-    if len(whole) != total:
-        raise UserError(f"{path} lists {len(whole)} records, the manifest {total}; copy both from the same extraction")
+def _split_index(directory: pathlib.Path, splits: Sequence[SplitEntry], verify: bool) -> dict[str, DocumentIndex]:
+    whole = load_index(directory, sum(split.records for split in splits), verify)
     index, start = {}, 0
     for split in splits:
-        index[split.name] = whole.take(slice(start, start + split.records))
+        index[split.name] = whole.take(start, start + split.records)
         start += split.records
     return index
 
@@ -216,21 +193,8 @@ def _index_part(path: pathlib.Path) -> pathlib.Path:
     return path.with_suffix(".index.npz")
 
 
-def _save_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    with open(path, "wb") as file:
-        np.savez_compressed(file, **arrays)
-
-
-def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path) as file:
-        return dict(file)
-
-
-def _entry(path: pathlib.Path, part: dict[str, np.ndarray]) -> ShardEntry:
-    return ShardEntry(
-        file=path.name,
-        records=len(part["plain"]),
-        tokens=int(part["plain"].sum()),
-        bytes=path.stat().st_size,
-        sha256=str(part["sha256"]),
-    )
+def _entry(path: pathlib.Path) -> ShardEntry:
+    part = read_part(_index_part(path))
+    if part is None:
+        raise UserError(f"{_index_part(path)} is missing; extract again, which goes on from the shards that are there")
+    return ShardEntry(path.name, part.records, part.tokens, path.stat().st_size, part.sha256)

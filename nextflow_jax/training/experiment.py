@@ -11,7 +11,7 @@ from nextflow_jax.bundle import load_bundle
 from nextflow_jax.config import Fault, choose, from_config_dict, preflight
 from nextflow_jax.convert.qwen2_5_config import read_tower
 from nextflow_jax.data.extraction import ExtractionConfig
-from nextflow_jax.data.manifest import read_manifest
+from nextflow_jax.data.manifest import read_manifests, shard_directories
 from nextflow_jax.data.pictures import PicturesConfig
 from nextflow_jax.data.pipeline import PipelineConfig
 from nextflow_jax.data.shards import TOKENIZER_DIRECTORY
@@ -224,7 +224,7 @@ class DecoderExperiment(Experiment):
             yield Fault("pipeline.shards", "", "training needs shards", fix)
             return
         try:
-            read_manifest(self.pipeline.shards)
+            read_manifests(self.pipeline.shards)
         except UserError as error:
             yield Fault("pipeline.shards", self.pipeline.shards, str(error), fix)
 
@@ -236,8 +236,8 @@ class DecoderExperiment(Experiment):
             `max_scales`, for a stage of a chain has room for what later ones need, and `text_size`, for published
             tables are padded (152,064 rows for the 151,665 ids of Qwen2.5's tokenizer).
         """
-        manifest = read_manifest(self.pipeline.shards)
-        codec = load_bundle(pathlib.Path(self.pipeline.shards) / TOKENIZER_DIRECTORY).codec
+        manifest = read_manifests(self.pipeline.shards)
+        codec = load_bundle(shard_directories(self.pipeline.shards)[0] / TOKENIZER_DIRECTORY).codec
         scales = manifest.schedule_family.max_scales + int(self.pipeline.last_scale_context)
         semantic = codec.config.quantizer.semantic_dim
         weights = self.init_from.weights
@@ -256,7 +256,7 @@ class DecoderExperiment(Experiment):
         """See `Experiment`."""
         if not self.init_from.weights:
             return super().load_start(abstract)
-        tokenizer = load_text_tokenizer(pathlib.Path(self.pipeline.shards) / TOKENIZER_DIRECTORY)
+        tokenizer = load_text_tokenizer(shard_directories(self.pipeline.shards)[0] / TOKENIZER_DIRECTORY)
         return load_published_start(self.init_from.weights, self.model, abstract, tokenizer)
 
     def with_placeholder_sizes(self) -> "DecoderExperiment":

@@ -121,7 +121,7 @@ def test_manifest_says_what_there_is_and_how_it_was_made(extracted):
 def test_directory_holds_shards_index_manifest_and_the_tokenizers(extracted):
     out, result = extracted
     shards = {shard.file for split in result.manifest.splits for shard in split.shards}
-    assert {path.name for path in out.iterdir()} == {*shards, "index.npz", "manifest.json", "tokenizer"}
+    assert {path.name for path in out.iterdir()} == {*shards, "index", "manifest.json", "tokenizer"}
     bundle = load_bundle(out / "tokenizer")
     assert bundle.codec.fingerprint == result.manifest.vision_tokenizer
     assert bundle.text_tokenizer.fingerprint == result.manifest.text_tokenizer

@@ -5,7 +5,7 @@ import pytest
 
 from nextflow_jax import sequence
 from nextflow_jax.data.records import BrokenRecord, EncodedDocument, EncodedImage, EncodedText, decode, encode
-from nextflow_jax.data.segments import check_indices, count_positions, invert, to_segments
+from nextflow_jax.data.segments import check_indices, condition_pairs, count_positions, invert, to_segments
 from nextflow_jax.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(300, 40)
@@ -13,26 +13,37 @@ VOCABULARY = Vocabulary(300, 40)
 
 @pytest.mark.parametrize("context", [False, True])
 @pytest.mark.parametrize("dropped", [False, True])
-def test_counts_give_the_length_of_every_setting(samples, context, dropped):
+def test_counts_give_length_and_pairs_of_every_setting(samples, context, dropped):
     for document in samples.documents(40):
         segments = to_segments(document, samples.family, response_only=True, last_scale_context=context)
         if dropped:
             segments = sequence.drop_condition(segments)
         counts = count_positions(document, samples.family)
-        expected = counts.plain + context * counts.context - dropped * counts.condition
-        assert len(sequence.flatten(segments, VOCABULARY, sequence.SequenceConfig())) == expected
+        length = counts.plain + context * counts.context
+        pairs = counts.pairs + context * counts.context_pairs
+        saved = condition_pairs(np.asarray([length], np.int32), np.asarray([counts.condition], np.int32))
+        flat = sequence.flatten(segments, VOCABULARY, sequence.SequenceConfig())
+        assert len(flat) == length - dropped * counts.condition
+        assert (flat.attend_end - flat.attend_start).sum() == pairs - dropped * saved[0]
 
 
 @pytest.mark.parametrize("context", [False, True])
-def test_counts_give_the_length_of_inverted_documents(samples, context):
+def test_counts_give_length_and_pairs_of_inverted_documents(samples, context):
     for document in samples.documents(40):
         counts = count_positions(document, samples.family)
         if document.task != "text_to_image":
-            assert counts.inverted_context == 0
+            assert counts.inverted_context == counts.inverted_context_pairs == 0
             continue
         segments = to_segments(invert(document), samples.family, response_only=True, last_scale_context=context)
-        expected = counts.plain + context * counts.inverted_context
-        assert len(sequence.flatten(segments, VOCABULARY, sequence.SequenceConfig())) == expected
+        flat = sequence.flatten(segments, VOCABULARY, sequence.SequenceConfig())
+        assert len(flat) == counts.plain + context * counts.inverted_context
+        pairs = counts.pairs + context * counts.inverted_context_pairs
+        assert (flat.attend_end - flat.attend_start).sum() == pairs
+
+
+def test_pairs_saved_by_dropping_do_not_overflow():
+    length, condition = np.asarray([2**20, 10], np.int32), np.asarray([2**19, 0], np.int32)
+    assert condition_pairs(length, condition).tolist() == [2**39 - 2**18 * (2**19 - 1), 0]
 
 
 def test_inversion_makes_captioning_of_text_to_image(samples):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nextflow_jax.data import shards
-from nextflow_jax.data.atomic_files import is_partial
+from nextflow_jax.data.atomic_files import file_sha256, is_partial
 from nextflow_jax.data.records import BrokenRecord, encode
 from nextflow_jax.data.segments import count_positions
 from nextflow_jax.errors import UserError
@@ -44,7 +44,7 @@ def test_manifest_counts_records_tokens_and_bytes(samples, shard_set):
 def test_finished_directory_holds_nothing_else(shard_set):
     names = sorted(path.name for path in shard_set.directory.iterdir())
     assert names == sorted(
-        ["manifest.json", "index.npz", "validation-00000-of-00001.array_record"]
+        ["manifest.json", "index", "validation-00000-of-00001.array_record"]
         + [f"train-0000{i}-of-00005.array_record" for i in range(5)]
     )
 
@@ -106,18 +106,75 @@ def test_unknown_verification_is_refused(copy):
         shards.open_shards(copy, verify="fully")
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "foreign"])
-def test_unusable_index_is_named(damage, copy, samples):
-    path = copy / shards.INDEX_FILE
-    data = path.read_bytes()
-    path.unlink()
-    if damage == "foreign":
-        samples.write(copy.parent / "other", {"train": samples.documents(3)})
-        path.write_bytes((copy.parent / "other" / shards.INDEX_FILE).read_bytes())
-    elif damage != "missing":
-        path.write_bytes(data[: len(data) // 2 if damage == "cut" else 0])
-    with pytest.raises(UserError, match="index.npz"):
-        shards.open_shards(copy)
+@pytest.fixture
+def two_sets(samples, tmp_path):
+    """Two directories of the same tokenizers, the second with a source and without validation."""
+    named = [dataclasses.replace(each, source="zoo", key=f"z/{each.key}") for each in samples.documents(9, seed=2)]
+    content = {"a": {"train": samples.documents(20), "validation": samples.documents(3, seed=1)}, "b": {"train": named}}
+    for name, splits in content.items():
+        samples.write(tmp_path / name, splits, per_shard=8)
+    return tmp_path / "a", tmp_path / "b", content
+
+
+def test_several_directories_are_read_as_one(two_sets, samples):
+    a, b, content = two_sets
+    joined = shards.open_shards(f"{a}, {b}")
+    documents = content["a"]["train"] + content["b"]["train"]
+    index, source = joined.index("train"), joined.source("train")
+    assert len(index) == len(source) == joined.manifest.split("train").records == 29
+    assert index.sources == ("", "zoo")
+    for number, document in enumerate(documents):
+        assert encode(source[number]) == encode(document)
+        assert index.key(number) == document.key
+        assert (index.tasks[index.task[number]], index.sources[index.source[number]]) == (
+            document.task,
+            document.source,
+        )
+        for name, count in dataclasses.asdict(count_positions(document, samples.family)).items():
+            assert getattr(index, name)[number] == count
+    assert len(joined.index("validation")) == len(joined.source("validation")) == 3
+    assert joined.tokenizer_path == a / "tokenizer"
+
+
+def test_fingerprint_is_of_every_manifest(two_sets):
+    a, b, _ = two_sets
+    found = [shards.open_shards(names).fingerprint for names in (str(a), str(b), f"{a},{b}", f"{b},{a}")]
+    assert len(set(found)) == 4 and found[0] == file_sha256(a / "manifest.json")
+
+
+def test_directories_of_version_1_join_without_the_columns_that_they_lack(samples, tmp_path):
+    shutil.copytree(GOLDEN_V1, tmp_path / "old")
+    samples.write(tmp_path / "new", {"train": samples.documents(4)})
+    manifest = tmp_path / "new" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"text_size": 300', '"text_size": 70000'))
+    index = shards.open_shards(f"{tmp_path / 'old'},{tmp_path / 'new'}").index("train")
+    assert len(index) == 14 and index.pairs is None and len(index.inverted_context) == 14
+
+
+def test_directories_of_other_tokenizers_are_refused_and_both_named(two_sets):
+    a, b, _ = two_sets
+    manifest = b / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("vision-a", "vision-b"))
+    with pytest.raises(UserError, match=f"{a} and {b} do not belong.*vision tokenizer: vision-a and vision-b"):
+        shards.open_shards(f"{a},{b}")
+
+
+def test_a_directory_is_named_once(two_sets):
+    a, _, _ = two_sets
+    with pytest.raises(UserError, match="twice"):
+        shards.open_shards(f"{a},{a}/../a")
+    with pytest.raises(UserError, match="names no directory"):
+        shards.open_shards(" ,")
+
+
+def test_shards_whose_part_of_the_index_an_older_program_wrote_are_written_again(samples, tmp_path):
+    path = tmp_path / shards.shard_file("train", 0, 1)
+    shards.write_shard(path, samples.documents(3), samples.family)
+    part = path.with_suffix(".index.npz")
+    np.savez(part, keys=np.zeros(3), plain=np.zeros(3))
+    assert not shards.is_written(path)
+    with pytest.raises(UserError, match="index.npz is missing; extract again"):
+        shards.finish_shards(tmp_path, {"train": [path]})
 
 
 def test_damaged_record_is_broken_and_the_others_are_read(broken_shards):

@@ -12,7 +12,6 @@ import numpy as np
 
 from nextflow_jax import sequence
 from nextflow_jax.bundle import load_bundle
-from nextflow_jax.data.atomic_files import file_sha256
 from nextflow_jax.data.manifest import check_fingerprints
 from nextflow_jax.data.pipeline import RowBuilder, make_batches
 from nextflow_jax.data.plan import RowPlan
@@ -110,7 +109,7 @@ class DecoderTask:
 
     def describe(self) -> dict[str, str]:
         """Fingerprints of the tokenizers and the shards."""
-        return {**self._fingerprints, "shards": file_sha256(self._shards.directory / "manifest.json")}
+        return {**self._fingerprints, "shards": self._shards.fingerprint}
 
     def save_artifacts(self, workdir: pathlib.Path) -> None:
         """The bundle with both tokenizers, which exporting and sampling need."""
