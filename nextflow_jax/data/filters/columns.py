@@ -73,12 +73,11 @@ def from_columns(columns: Mapping[str, Shaped[np.ndarray, "..."]]) -> Fingerprin
     missing = [name for name in names if name not in columns]
     if missing:
         raise UserError(f"the corpus index has no column {', '.join(missing)}; ingest the corpus again")
-    joined = FingerprintColumns(**{name: columns[name] for name in names})
-    lengths = {len(columns[name]) for name in (*_SCALARS, "num_pictures")}
-    pictures = int(joined.num_pictures.sum())
-    if len(lengths) > 1 or {len(joined.perceptual), len(joined.colours)} != {pictures}:
+    documents = {len(columns[name]) for name in (*_SCALARS, "num_pictures")}
+    pictures = {len(columns["perceptual"]), len(columns["colours"]), int(columns["num_pictures"].sum())}
+    if len(documents) > 1 or len(pictures) > 1:
         raise UserError("the columns of the corpus index are of different lengths; ingest the corpus again")
-    return joined
+    return FingerprintColumns(**{name: columns[name] for name in names})
 
 
 def concatenate(parts: Sequence[Mapping[str, Shaped[np.ndarray, "..."]]]) -> FingerprintColumns:

@@ -72,7 +72,7 @@ class _Pictures:
     group: UInt[np.ndarray, "n"]
     """Only documents with the same one can be near."""
     leading: UInt[np.ndarray, "n"]
-    """The perceptual hash of the first picture."""
+    """The perceptual hash of one picture, at the same place in all documents with as many; near ones have near ones."""
     count: Int[np.ndarray, "n"]
     start: Int[np.ndarray, "n"]
     """Where the document's pictures begin in `columns`."""
@@ -88,7 +88,8 @@ class _Pictures:
         with_text = np.isin(task, np.asarray([hash64(name) for name in config.near_with_text], np.uint64))
         text = np.where(with_text, columns.text[members], np.uint64(0))
         group = mix(task, count.astype(np.uint64), text)
-        return cls(group, columns.perceptual[start], count, start, columns, config)
+        leading = columns.perceptual[start + _telling_places(columns.perceptual, start, count)]
+        return cls(group, leading, count, start, columns, config)
 
     def signatures(self) -> UInt[np.ndarray, "n"]:
         """One hash of all that nearness depends on."""
@@ -121,6 +122,21 @@ class _Pictures:
         places = (self.leading[members] & table) ^ self.group[members]
         order = np.argsort(places)
         return places[order], members[order]
+
+
+def _telling_places(
+    perceptual: UInt[np.ndarray, "pictures"], start: Int[np.ndarray, "n"], count: Int[np.ndarray, "n"]
+) -> Int[np.ndarray, "n"]:
+    """For every document, at which place documents with as many pictures have the most different hashes.
+
+    The first pictures of videos are often all black: looked up by those, every video would be compared with all.
+    """
+    places = np.zeros(len(start), np.int64)
+    for number in np.unique(count[count > 1]):
+        own = np.flatnonzero(count == number)
+        different = [len(_distinct(perceptual[start[own] + place])) for place in range(number)]
+        places[own] = np.argmax(different)
+    return places
 
 
 def _keep(
@@ -213,7 +229,7 @@ def _ranges(
         start = stop
 
 
-def _distinct(values: Int[np.ndarray, "n"]) -> Int[np.ndarray, "distinct"]:
+def _distinct(values: Integer[np.ndarray, "n"]) -> Integer[np.ndarray, "distinct"]:
     """The values sorted, each once. np.unique hashes, which takes ten times as long on these."""
     values = np.sort(values)
     return values[_run_starts(values) == np.arange(len(values))]
