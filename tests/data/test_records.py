@@ -53,14 +53,31 @@ def test_indices_past_16_bits_survive():
     assert same(decode(encode(document)), document)
 
 
-def test_a_code_takes_two_bytes_and_equal_inputs_none(samples):
+def test_a_code_takes_the_bits_of_the_largest_and_equal_inputs_none(samples):
     rng = np.random.default_rng(0)
-    n = 10_000
-    codes = rng.integers(0, 2**15, (2, n)).astype(np.int32)
-    plain = EncodedDocument("k", "t", (EncodedImage((4, 4), codes[0], codes[0], "response"),))
-    corrected = EncodedDocument("k", "t", (EncodedImage((4, 4), codes[1], codes[0], "response"),))
-    assert 2 * n <= len(encode(plain)) < 2 * n + 50
-    assert 4 * n <= len(encode(corrected)) < 4 * n + 50
+    n, bits = 10_000, 14
+    targets = rng.integers(0, 2**bits, n).astype(np.int32)
+    targets[0] = 2**bits - 1
+    sizes = []
+    for changed in (0, n // 2, n):
+        inputs = targets.copy()
+        inputs[n - changed :] ^= 1
+        document = EncodedDocument("k", "t", (EncodedImage((4, 4), inputs, targets, "response"),))
+        assert same(decode(encode(document)), document)
+        sizes.append(len(encode(document)) - (n + changed) * bits / 8)
+    assert 0 < sizes[0] < 40
+    assert all(n / 8 < size < n / 8 + 40 for size in sizes[1:])
+
+
+@pytest.mark.parametrize("largest", [0, 1, 2, 255, 256, 2**14, 2**31 - 1])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9])
+def test_codes_of_any_width_and_number_survive(count, largest):
+    rng = np.random.default_rng(largest)
+    targets, inputs = rng.integers(0, largest, (2, count), endpoint=True).astype(np.int32)
+    targets[:1] = largest
+    document = EncodedDocument("k", "t", (EncodedImage((4, 4), inputs, targets, "prompt"),))
+    assert same(decode(encode(document)), document)
+    assert decode(encode(document)).segments[0].inputs.dtype == np.int32
 
 
 def test_foreign_bytes_are_broken_records(samples):
@@ -78,9 +95,29 @@ def test_foreign_bytes_are_broken_records(samples):
         msgpack.packb(["k", "t", [[0, "prompt", 2, b"abc"]]]),
     ]
     foreign += [
-        msgpack.packb(["k", "t", "s", []]),
-        msgpack.packb(["k", "t", "s", "l", [[0, "prompt", 2, b"ab"]]]),
-        msgpack.packb(["k", "t", "s", "l", [[0, "prompt", 1, 2, b"ab"]]]),
+        msgpack.packb(fields)
+        for fields in (
+            ["k", "t", "s", []],
+            *(
+                ["k", "t", "s", "l", [segment]]
+                for segment in (
+                    [0, 2, True, 2, b"ab"],
+                    [0, -1, True, 2, b"ab"],
+                    [0, "prompt", True, 2, b"ab"],
+                    [0, 0, 1, 2, b"ab"],
+                    [0, 0, True, 2, b"abc"],
+                    [0, 0, True, 2],
+                    [1, 0, True, 4, 4, 3, 8, b"abcd", None, None],
+                    [1, 0, True, 4, 4, -3, 8, b"", None, None],
+                    [1, 0, True, 4, 4, 3, 0, b"", None, None],
+                    [1, 0, True, 4, 4, 3, 32, b"abcd" * 3, None, None],
+                    [1, 0, True, 4, 4, 3, 8, b"abc", b"\x07", b"ab"],
+                    [1, 0, True, 4, 4, 3, 8, b"abc", b"\x07\x00", b"abc"],
+                    [1, 0, True, 4, 4, 3, 8, b"abc", b"\x07", None],
+                    [1, 0, True, 4, 4, 3, 8, "abc", None, None],
+                )
+            ),
+        )
     ]
     foreign += [msgpack.packb(["k", "t", 5]), msgpack.packb(["k", "t", [[0, "prompt", 3, b"abc"]]])]
     for data in foreign:
