@@ -23,7 +23,10 @@ ROOMS = {
     "training": ("training",),
     "evals": ("evals",),
     "report": ("report",),
-    "commands": ("train", "extract", "export", "sample", "evaluate", "compile", "convert.__main__"),
+    "commands": (
+        *("train", "extract", "export", "sample", "evaluate", "compile", "convert.__main__"),
+        *("data.ingest.__main__", "data.inspect"),
+    ),
 }
 """Rooms of the package, and the modules and folders that belong to each; a longer name goes before a shorter one."""
 
@@ -38,7 +41,7 @@ MAY_IMPORT = {
     "evals": {"contracts", "vision", "convert", "data", "sampling"},
     "training": {"contracts", "platform", "models", "vision", "convert", "data", "evals"},
     "report": {"contracts", "evals", "training"},
-    "commands": set(ROOMS) - {"commands", "report"},
+    "commands": set(ROOMS) - {"commands"},
 }
 
 

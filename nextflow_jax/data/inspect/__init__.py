@@ -1,0 +1,1 @@
+"""Looking into shards and corpora: counts, a check of every record, and a page of samples."""
