@@ -1,11 +1,14 @@
 """Putting documents together from what records say: what every format shares, refusals included."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from nextflow_jax.data.corpus.raw import Drop, RawDocument, RawImage, RawSegment, RawText, RefusedDocument, checked
 from nextflow_jax.data.documents import Role
 from nextflow_jax.data.image_files import RefusedImage, read_size
 from nextflow_jax.data.ingest.config import SourceConfig
+from nextflow_jax.data.ingest.formats import Unit
+from nextflow_jax.data.ingest.remote import parent, read_picture, resolve_below
 from nextflow_jax.errors import UserError
 
 
@@ -26,6 +29,18 @@ def picture(data: bytes, config: SourceConfig, role: Role, loss: bool = True) ->
     if len(data) > config.max_bytes:
         raise RefusedDocument("too many bytes")
     return RawImage(data, read_size(data, config.limits), role, loss)
+
+
+def read_named(name: Any, unit: Unit, config: SourceConfig) -> bytes:
+    """The bytes of the picture that a record names: a path below `image_root` or the file's folder, or a URL.
+
+    Raises:
+      RefusedDocument: no name, one that is not allowed, or a file that cannot be read.
+    """
+    if not isinstance(name, str):
+        raise RefusedDocument("bad record")
+    path = resolve_below(config.image_root or parent(unit.path), name, config.url_schemes)
+    return read_picture(path, config.max_bytes)
 
 
 def decode_text(data: bytes | str) -> str:
@@ -64,9 +79,7 @@ def captioned(
     if len(pictures) < needed or not text.strip() or (config.task == "text" and pictures):
         raise RefusedDocument("bad record")
     segments = _arrange(config.task, pictures, text, config)
-    return RawDocument(
-        key, config.task, tuple(segments), source or config.name, licence or config.licence, label=label
-    )
+    return RawDocument(key, config.task, tuple(segments), source or config.name, licence or config.licence, label=label)
 
 
 def key_of(config: SourceConfig, *names: str | int) -> str:

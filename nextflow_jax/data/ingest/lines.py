@@ -3,6 +3,7 @@
 import gzip
 import io
 import itertools
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,8 +39,8 @@ def read_lines(unit: Unit, most: int) -> Iterator[tuple[int, bytes | None]]:
     """
     try:
         with open_file(unit.path) as file:
-            yield from _read(_decompressed(file, unit.path), unit, most)
-    except (OSError, EOFError) as error:
+            yield from _read(decompressed(file, unit.path), unit, most)
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{unit.path} cannot be read ({error}); repair the file or leave it out") from error
 
 
@@ -73,5 +74,6 @@ def _skip_line(file: Any, most: int) -> int:
     return read
 
 
-def _decompressed(file: Any, path: str) -> Any:
+def decompressed(file: Any, path: str) -> Any:
+    """The bytes of a file; of one whose name ends in .gz, those that are compressed in it."""
     return io.BufferedReader(gzip.GzipFile(fileobj=file)) if path.endswith(_COMPRESSED) else file

@@ -2,6 +2,7 @@
 
 import glob
 import importlib
+import io
 import os
 import pathlib
 import re
@@ -45,11 +46,11 @@ def open_file(path: str) -> Any:
 
     Raises:
       FileNotFoundError: there is no such file.
-      UserError: a URL that could not be opened after all attempts.
+      UserError: a URL that could not be opened after all attempts; reading from the file raises it as well.
     """
     if not is_url(path):
         return open(path, "rb")
-    return _with_retries(path, lambda: _filesystem(path).open(path, "rb"))
+    return io.BufferedReader(_RemoteFile(path))
 
 
 def read_picture(path: str, max_bytes: int) -> bytes:
@@ -93,7 +94,7 @@ def resolve_below(root: str, name: str, url_schemes: tuple[str, ...]) -> str:
     path = pathlib.Path(root, *parts)
     try:
         inside = path.resolve().is_relative_to(pathlib.Path(root).resolve())
-    except OSError as error:  # e.g. a name that is too long
+    except (OSError, RuntimeError, UnicodeError) as error:  # a name that is too long, links in a ring, no UTF-8
         raise RefusedDocument("missing file") from error
     if not inside:
         raise RefusedDocument("unsafe path")
@@ -116,6 +117,58 @@ def name_below(path: str, patterns: tuple[str, ...]) -> str:
         if not root or path.startswith(f"{root}/"):
             return path[len(root) :].lstrip("/")
     return path.rpartition("/")[2]
+
+
+class _RemoteFile(io.RawIOBase):
+    """A URL's bytes; where a read fails, the file is opened again and read on from the same place."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        self._file: Any = None
+        self._at = 0
+        self._try(lambda file: None)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._try(lambda file: file.read(len(buffer)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_CUR:
+            offset, whence = self._at + offset, io.SEEK_SET
+        self._at = self._try(lambda file: file.seek(offset, whence))
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        super().close()
+
+    def _try(self, use: Callable[[Any], T]) -> T:
+        def attempt() -> T:
+            if self._file is None:
+                self._file = _filesystem(self._path).open(self._path, "rb")
+                if self._at:
+                    self._file.seek(self._at)
+            try:
+                return use(self._file)
+            except Exception:
+                self._file = None
+                raise
+
+        return _with_retries(self._path, attempt)
 
 
 def _list_local(pattern: str) -> dict[str, int]:
@@ -164,8 +217,10 @@ def _with_retries(path: str, attempt: Callable[[], T]) -> T:
     for number in range(1, ATTEMPTS + 1):
         try:
             return attempt()
-        except (FileNotFoundError, IsADirectoryError, PermissionError):
+        except (FileNotFoundError, IsADirectoryError):
             raise
+        except PermissionError as error:
+            raise UserError(f"{path}: may not be read ({error})") from error
         except Exception as error:
             # Every file system of fsspec raises the errors of its own client library.
             if number == ATTEMPTS:
