@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import pathlib
 import shutil
@@ -8,6 +9,7 @@ import pytest
 
 from nextflow_jax.data import shards
 from nextflow_jax.data.atomic_files import file_sha256, is_partial
+from nextflow_jax.data.pipeline import PipelineConfig, make_batches, make_plan
 from nextflow_jax.data.records import BrokenRecord, encode
 from nextflow_jax.data.segments import count_positions
 from nextflow_jax.errors import UserError
@@ -134,6 +136,16 @@ def test_several_directories_are_read_as_one(two_sets, samples):
             assert getattr(index, name)[number] == count
     assert len(joined.index("validation")) == len(joined.source("validation")) == 3
     assert joined.tokenizer_path == a / "tokenizer"
+
+
+def test_batches_are_made_of_all_directories(two_sets):
+    a, b, _ = two_sets
+    config = PipelineConfig(row_length=256, window_batches=1, reader_threads=0, prefetch_batches=0)
+    joined = shards.open_shards(f"{a},{b}")
+    rows = [row for n in range(2) for row in make_plan(config, joined, "train", 0, 4).batch(n)]
+    assert {record >= 20 for row in rows for record in row.records.tolist()} == {True, False}
+    (batch,) = itertools.islice(make_batches(config, joined, "train", 0, 4, 0, 0, 1), 1)
+    assert batch["tokens"].shape == (4, 256) and (batch["document"] > 0).any(axis=1).all()
 
 
 def test_fingerprint_is_of_every_manifest(two_sets):

@@ -108,6 +108,19 @@ def test_sizes_come_from_the_shards_and_set_ones_must_agree(tmp_path):
     assert roomy.with_input_sizes() == roomy
 
 
+def test_several_directories_of_shards_are_one_input(tmp_path):
+    for name in ("a", "b", "other"):
+        small.write_shards(tmp_path / name)
+    manifest = tmp_path / "other" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"vision_tokenizer": "', '"vision_tokenizer": "x'))
+    one = prepare_experiment(to_config_dict(small.decoder(tmp_path / "a")), num_devices=8)
+    both = small.decoder(f"{tmp_path / 'a'},{tmp_path / 'b'}")
+    assert prepare_experiment(to_config_dict(both), num_devices=8).model == one.model
+    foreign = small.decoder(f"{tmp_path / 'a'},{tmp_path / 'other'}")
+    with pytest.raises(UserError, match="a and .*other do not belong together .vision tokenizer"):
+        prepare_experiment(to_config_dict(foreign), num_devices=8)
+
+
 def test_a_model_that_takes_one_half_of_the_codes_is_told_where_it_ends(tmp_path):
     small.write_shards(tmp_path / "shards")
     experiment = small.decoder(tmp_path / "shards")
