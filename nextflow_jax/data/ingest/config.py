@@ -11,7 +11,7 @@ from nextflow_jax.data.image_files import ImageLimits
 FORMATS = ("jsonl", "webdataset", "parquet", "llava", "tfds", "video")
 """The names of formats; the module of that name reads each."""
 
-FIELDS = ("id", "text", "image", "label", "licence", "source", "texts", "images", "conversations")
+FIELDS = ("id", "text", "image", "label", "licence", "source", "texts", "images", "conversations", "frames", "video")
 """What `SourceConfig.columns` may rename."""
 
 SPLITS = ("", "train", "validation", "heldout")
@@ -32,11 +32,13 @@ class VideoConfig:
     """"motion": equal shares of the summed difference between frames; "uniform": equal times."""
     motions: tuple[str, ...] = ("camera", "object")
     """Which of MOTIONS are kept."""
+    cell_changes: float = 0.04
+    """Mean absolute difference of grey (0 to 1) above which a cell, 1/144 of the picture, changes between frames."""
     static_below: float = 0.01
-    """Mean absolute difference of neighbouring frames (0 to 1) below which a video is static."""
+    """Share of the cells that change from frame to frame, on average, below which a video is static."""
     camera_above: float = 0.5
-    """Share of the picture's cells that change above which the camera moves; below, an object."""
-    cut_above: float = 0.35
+    """Share of the cells that change, while something moves, above which it is the camera; below, an object."""
+    cut_above: float = 0.25
     """Mean absolute difference above which two frames are of different shots: only the longest shot is kept."""
     transition: str = "{seconds:.1f} seconds later:"
     """Text before every frame but the first, a prompt; {seconds}, {frame} (from 2) and {motion} may be used."""
@@ -55,7 +57,9 @@ class VideoConfig:
         for motion in self.motions:
             if motion not in MOTIONS:
                 yield Fault("motions", motion, "is no kind of motion", nearest(motion, MOTIONS))
-        for name in ("static_below", "camera_above", "cut_above"):
+        if not self.motions:
+            yield Fault("motions", (), "no video would be left", f"use some of {', '.join(MOTIONS)}")
+        for name in ("cell_changes", "static_below", "camera_above", "cut_above"):
             if not 0 <= getattr(self, name) <= 1:
                 yield Fault(name, getattr(self, name), "is from 0 to 1", "use the default")
         if not 1 <= self.jpeg_quality <= 100:
