@@ -68,7 +68,7 @@ class Drop:
 
 
 class RefusedDocument(Exception):
-    """Raised while a document is put together; `reason` is a key of `reasons.BROKEN`."""
+    """Raised while a document is put together; `reason` is a key of `reasons.REASONS`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"{reason}: {REASONS[reason]}")

@@ -76,7 +76,7 @@ def assemble(key: str, fields: Mapping[str, Any], config: SourceConfig, read_ima
     if fields.get("segments") is not None:
         segments = [_segment(one, config, read_image) for one in _list(fields["segments"])]
         return document(_string(fields, "task"), segments)
-    pictures = _pictures(fields, config)
+    pictures = pictures_of(fields, config)
     if (turns := fields.get(config.column("conversations"))) is not None:
         return document(*converse(_list(turns), [read_image(one) for one in pictures], config))
     if (texts := fields.get(config.column("texts"))) is not None:
@@ -104,8 +104,8 @@ def _segment(fields: Any, config: SourceConfig, read_image: ReadImage) -> RawSeg
     return picture(read_image(fields["image"]), config, role, loss)
 
 
-def _pictures(fields: Mapping[str, Any], config: SourceConfig) -> list[Any]:
-    """What names or holds the pictures of a record; nulls and empty names are none."""
+def pictures_of(fields: Mapping[str, Any], config: SourceConfig) -> list[Any]:
+    """What names or holds the pictures of a record (fields `image` or `images`); nulls and empty names are none."""
     value = fields.get(config.column("image"))
     if value is None:
         value = fields.get(config.column("images"))

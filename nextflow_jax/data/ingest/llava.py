@@ -31,6 +31,7 @@ from nextflow_jax.errors import UserError
 _LINES = (".jsonl", ".jsonl.gz")
 _CHUNK = 1 << 18
 _SPACE = re.compile(r"[ \t\r\n]*")
+_AFTER_VALUE = tuple(" \t\r\n,]")
 _JSON = json.JSONDecoder()
 
 
@@ -136,7 +137,8 @@ class _Text:
                     rule = "it ends in" if self._ended else "there is"
                     raise _NoJson(f"{rule} a value that is no JSON") from error
             else:
-                if end < len(self._held) or self._ended:
+                # A number may go on in the next piece; "-12." is one so far.
+                if self._ended or self._held[end : end + 1] in _AFTER_VALUE:
                     self._at = end
                     return value
             if len(self._held) - self._at > self._most:

@@ -29,12 +29,13 @@ from typing import Any
 from nextflow_jax.data.corpus.raw import Drop, RawDocument, RefusedDocument
 from nextflow_jax.data.ingest.builder import build, key_of, read_named
 from nextflow_jax.data.ingest.config import FIELDS, SourceConfig
-from nextflow_jax.data.ingest.fields import assemble, optional
+from nextflow_jax.data.ingest.fields import assemble, optional, pictures_of
 from nextflow_jax.data.ingest.formats import Unit
 from nextflow_jax.data.ingest.remote import list_files, name_below, open_file
 from nextflow_jax.errors import UserError
 
 _FULL_FORM = ("segments", "task")
+_LISTS = ("conversations", "texts")
 _BATCH_BYTES = 16_000_000
 """Of the rows that are decoded at a time, as far as the file's own statistics tell."""
 _MOST_ROWS = 1024
@@ -155,18 +156,11 @@ def _document(batch: Any, at: int, by_place: str, unit: Unit, config: SourceConf
 
     def make() -> RawDocument:
         has_form = any(fields.get(name) is not None for name in ("segments", *map(config.column, _LISTS)))
-        if not has_form and config.task != "text" and not _has_picture(fields, config):
+        if not has_form and config.task != "text" and not pictures_of(fields, config):
             raise RefusedDocument("missing file")
         return assemble(key, fields, config, functools.partial(_read_image, unit=unit, config=config))
 
     return build(key, make)
-
-
-_LISTS = ("conversations", "texts")
-
-
-def _has_picture(fields: dict[str, Any], config: SourceConfig) -> bool:
-    return any(fields.get(config.column(field)) for field in ("image", "images"))
 
 
 def _read_image(value: Any, unit: Unit, config: SourceConfig) -> bytes:

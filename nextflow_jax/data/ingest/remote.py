@@ -87,7 +87,7 @@ def resolve_below(root: str, name: str, url_schemes: tuple[str, ...]) -> str:
             raise RefusedDocument("unsafe path")
         return name
     parts = pathlib.PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or parts[0] == "/" or ".." in parts or "\0" in name or ":" in parts[0]:
+    if not parts or parts[0].startswith("/") or ".." in parts or "\0" in name or ":" in parts[0]:
         raise RefusedDocument("unsafe path")
     if is_url(root):
         return f"{root.rstrip('/')}/{'/'.join(parts)}"
@@ -217,7 +217,7 @@ def _with_retries(path: str, attempt: Callable[[], T]) -> T:
     for number in range(1, ATTEMPTS + 1):
         try:
             return attempt()
-        except (FileNotFoundError, IsADirectoryError):
+        except (FileNotFoundError, IsADirectoryError, UserError):
             raise
         except PermissionError as error:
             raise UserError(f"{path}: may not be read ({error})") from error

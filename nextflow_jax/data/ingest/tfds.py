@@ -103,9 +103,11 @@ def _open_records(path: str) -> Any:
     module = importlib.import_module("array_record.python.array_record_module")
     try:
         reader = module.ArrayRecordReader(path)
-        reader.num_records()
+        if not reader.ok():
+            reader.close()  # raises what is wrong
+            raise ValueError("not readable")
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] or "cut off or damaged"
         raise UserError(f"{path} is no whole ArrayRecord file ({reason}); build the data set again") from error
     return reader
 
@@ -137,7 +139,8 @@ class _Decoder:
         missing = sorted(columns[field] for field in (wanted & set(columns)) - set(self._found))
         if missing:
             fix = "set `columns` of the source to (field, feature) pairs"
-            raise UserError(f"{folder} has no feature {missing[0]!r}; it has {', '.join(self._features)}; {fix}")
+            there = ", ".join(sorted(self._features))
+            raise UserError(f"{folder} has no feature {missing[0]!r}; it has {there}; {fix}")
         image = self._found.get("image")
         if image is not None and (not isinstance(image, tfds.features.Image) or image.np_dtype == np.float32):
             raise UserError(f"{folder}: feature {columns['image']!r} is no picture of 8 or 16 bits; it is {image}")

@@ -154,7 +154,7 @@ def _refuse(member: tarfile.TarInfo) -> str:
     if member.isdir():
         return ""
     parts = pathlib.PurePosixPath(member.name.replace("\\", "/")).parts
-    if not member.isreg() or not parts or parts[0] == "/" or ".." in parts or "\0" in member.name:
+    if not member.isreg() or not parts or parts[0].startswith("/") or ".." in parts or "\0" in member.name:
         return "unsafe path"
     if parts[-1].rpartition(".")[2].lower() in _ARCHIVES:
         return "nested archive"
