@@ -3,8 +3,8 @@
 import dataclasses
 import logging
 import sys
-import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -13,12 +13,14 @@ from jaxtyping import Int
 
 from nextflow_jax import sequence
 from nextflow_jax.config import Fault, choose, nearest
+from nextflow_jax.data.broken_records import BrokenRecords, BuiltBatch
 from nextflow_jax.data.mixture import MixtureConfig, make_stream
 from nextflow_jax.data.packing import STRATEGIES
 from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig, RowPlan
 from nextflow_jax.data.records import BrokenRecord
 from nextflow_jax.data.segments import INVERTIBLE, check_indices, invert, to_segments
 from nextflow_jax.data.shards import DocumentIndex, ShardSet
+from nextflow_jax.data.workers import start_worker
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScheduleFamily
 from nextflow_jax.sequence import SequenceConfig
@@ -54,13 +56,15 @@ class PipelineConfig:
     drop_too_long: bool = False
     """Leave out documents longer than a row, counting them; otherwise they are an error."""
     max_broken_fraction: float = 0.001
-    """Share of a split's records that may be unreadable; each is skipped and logged."""
+    """Share of a split's records that may be unreadable; each is tried again, then skipped, counted over all threads
+    and workers, and logged."""
     reader_threads: int = 2
     """Threads that build batches in this process or in each worker process; 0 builds them when asked."""
     prefetch_batches: int = 4
     """Batches built ahead."""
     workers: int = 0
-    """Worker processes; 0 uses threads alone."""
+    """Worker processes, which hand their batches over in shared memory (/dev/shm must hold 3 of each worker's);
+    0 uses threads alone, which do where laying out rows is what takes the time."""
 
     def faults(self) -> Iterator[Fault]:
         """The rules this configuration breaks."""
@@ -153,8 +157,9 @@ def make_batches(
     batches = dataset.to_iter_dataset(grain.ReadOptions(config.reader_threads, config.prefetch_batches))
     if config.workers:
         flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which our commands do not use
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=2))
-    return iter(batches)
+        processes = grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=2)
+        batches = batches.mp_prefetch(processes, worker_init_fn=start_worker)
+    return iter(batches.map(BrokenRecords(shards.index(split), config.max_broken_fraction).count))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,10 +170,19 @@ class BatchBuilder:
     rows: slice
     build_row: "RowBuilder"
 
-    def __call__(self, n: int) -> dict[str, np.ndarray]:
-        """Arrays [rows, S, ...] by name."""
-        rows = [self.build_row(row).arrays() for row in self.plan.batch(n)[self.rows]]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    def __call__(self, n: int) -> BuiltBatch:
+        """Arrays [rows, S, ...] by name, and the records that could not be read."""
+        rows = [self.build_row(row) for row in self.plan.batch(n)[self.rows]]
+        arrays = [row.sequence.arrays() for row in rows]
+        broken = {record: reason for row in rows for record, reason in row.broken.items()}
+        return {"arrays": {name: np.stack([row[name] for row in arrays]) for name in arrays[0]}, "broken": broken}
+
+
+class BuiltRow(NamedTuple):
+    """A row, and the numbers of the records that are missing from it, each with the reason."""
+
+    sequence: sequence.Sequence
+    broken: dict[int, str]
 
 
 class RowBuilder:
@@ -187,20 +201,23 @@ class RowBuilder:
         self._family = shards.manifest.schedule_family
         self._vocabulary = vocabulary or shards.manifest.vocabulary
         self._accumulate = accumulate
-        self._broken = BrokenRecords(shards.index(split), config.max_broken_fraction)
+        self._known_broken: dict[int, str] = {}
         self._nothing = _no_positions(config.sequence, self._family, self._vocabulary, accumulate)
 
-    def __call__(self, row: RowPlan) -> sequence.Sequence:
+    def __call__(self, row: RowPlan) -> BuiltRow:
         """The row; unreadable documents leave padding."""
-        parts = []
+        parts, broken = [], {}
         for record, dropped, inverted in zip(row.records.tolist(), row.dropped.tolist(), row.inverted.tolist()):
             try:
                 parts.append(self._document(record, dropped, inverted))
             except BrokenRecord as error:
-                self._broken.add(record, error)
-        return sequence.pack_row([*parts, self._nothing], self._config.row_length, self._vocabulary)
+                broken[record] = self._known_broken[record] = str(error)
+        packed = sequence.pack_row([*parts, self._nothing], self._config.row_length, self._vocabulary)
+        return BuiltRow(packed, broken)
 
     def _document(self, record: int, dropped: bool, inverted: bool) -> sequence.Sequence:
+        if record in self._known_broken:  # not tried again and again, which takes time
+            raise BrokenRecord(self._known_broken[record])
         config = self._config
         document = invert(self._source[record]) if inverted else self._source[record]
         check_indices(document, self._vocabulary)
@@ -210,43 +227,6 @@ class RowBuilder:
         if dropped:
             segments = sequence.drop_condition(segments)
         return sequence.flatten(segments, self._vocabulary, config.sequence, accumulate=self._accumulate)
-
-
-class BrokenRecords:
-    """Counts the unreadable records of a split; too many stop the run. Each worker process counts its own."""
-
-    def __init__(self, index: DocumentIndex, max_fraction: float):
-        self._index = index
-        self._max_fraction = max_fraction
-        self._records: set[int] = set()
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def add(self, record: int, error: BrokenRecord) -> None:
-        """Counts and logs a record, once.
-
-        Raises:
-          UserError: with it, more than the allowed share of the records are broken.
-        """
-        with self._lock:
-            if record in self._records:
-                return
-            self._records.add(record)
-            count = len(self._records)
-        _LOG.warning("skipped broken record %d (%s): %s", record, self._index.key(record), error)
-        if count > self._max_fraction * len(self._index):
-            raise UserError(
-                f"{count} of {len(self._index)} records are broken, the last one {self._index.key(record)} ({error}); "
-                f"max_broken_fraction allows {self._max_fraction}; check the shards with verify='full'"
-            )
 
 
 def _no_positions(

@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import grain
@@ -27,6 +28,11 @@ TOKENIZER_DIRECTORY = "tokenizer"
 
 _WRITER_OPTIONS = "group_size:1,zstd:3"
 """One record a group: the loader reads at random. zstd takes a third of brotli's time for 1% more bytes."""
+
+ATTEMPTS = 3
+"""How often reading a record is tried."""
+FIRST_PAUSE = 0.1
+"""Seconds before the second attempt; each further pause is twice the one before."""
 
 _COPY = "copy it from the original or extract again"
 
@@ -107,7 +113,7 @@ class ShardSet:
             if entry.name == split
             for shard in entry.shards
         ]
-        return RecordSource(grain.sources.ArrayRecordDataSource(paths))
+        return RecordSource(paths)
 
     @property
     def directory(self) -> pathlib.Path:
@@ -127,21 +133,37 @@ class ShardSet:
 
 
 class RecordSource:
-    """Random access to the documents of a split, safe to share between threads."""
+    """Random access to the documents of a split, safe to share between threads and to send to worker processes."""
 
-    def __init__(self, source: grain.sources.ArrayRecordDataSource):
-        self._source = source
+    def __init__(self, paths: Sequence[str]):
+        self._paths = tuple(paths)
+        self._source = self._open()
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, record: int) -> records.EncodedDocument:
-        """Document number `record`; BrokenRecord when its bytes are damaged."""
-        try:
-            data = self._source[record]
-        except RuntimeError as error:  # what ArrayRecord raises on a checksum that does not match
-            raise records.BrokenRecord(str(error)) from error
-        return records.decode(data)
+        """Document number `record`; BrokenRecord when its bytes are damaged or could not be read in `ATTEMPTS`."""
+        return records.decode(self._read(record))
+
+    def _read(self, record: int) -> bytes:
+        source, pause = self._source, FIRST_PAUSE
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                if data := source[record]:
+                    self._source = source
+                    return data
+                problem = "the file ends before it"
+            except (RuntimeError, OSError) as error:  # RuntimeError is what ArrayRecord raises, whatever went wrong
+                problem = str(error)
+            if attempt < ATTEMPTS:
+                time.sleep(pause)
+                pause *= 2
+                source = self._open()  # a reader of a file that could not be opened once fails forever
+        raise records.BrokenRecord(f"not read in {ATTEMPTS} attempts: {problem}")
+
+    def _open(self) -> grain.sources.ArrayRecordDataSource:
+        return grain.sources.ArrayRecordDataSource(self._paths)
 
 
 def open_shards(directories: str | pathlib.Path, verify: str = "size") -> ShardSet:

@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,14 +16,32 @@ from nextflow_jax.training.task import BatchSpec, Task
 _END = object()
 
 
+class FeedTotals(NamedTuple):
+    """What a feed counted since it began."""
+
+    waited: float = 0.0
+    """Seconds that `next_batch` blocked."""
+    batches: int = 0
+    """Batches asked for."""
+    ready: int = 0
+    """Batches that lay ready at each of those times, summed."""
+
+
 class Feed:
     """Global batches `start`, `start` + 1, ... of a task, each process contributing its own rows.
 
-    Use as a context manager; `next_batch` returns the arrays, and `waited` sums the seconds it blocked.
+    Use as a context manager; `next_batch` returns the arrays, and `totals` tells how well the feed kept up.
+
+    Args:
+      task: makes them.
+      start: number of the first.
+      rows: where the rows of their arrays go.
+      depth: batches that lie ready on the devices at most, before the one that is being trained on ends.
     """
 
     def __init__(self, task: Task, start: int, rows: NamedSharding, depth: int) -> None:
-        self.waited = 0.0
+        self.totals = FeedTotals()
+        self.depth = depth
         self._specs = task.batch_specs()
         self._rows = rows
         part, num_parts = local_part(rows, _global_batch_size(self._specs))
@@ -41,9 +60,10 @@ class Feed:
 
     def next_batch(self) -> dict[str, jax.Array]:
         """The next global batch; raises what the task's iterator raised, or ValueError when it ended."""
-        begin = time.perf_counter()
+        ready, begin = self._queue.qsize(), time.perf_counter()
         item = self._queue.get()
-        self.waited += time.perf_counter() - begin
+        waited, batches, ready_before = self.totals
+        self.totals = FeedTotals(waited + time.perf_counter() - begin, batches + 1, ready_before + ready)
         if item is _END:
             raise ValueError("the task's batches ended; Task.batches must not end")
         if isinstance(item, BaseException):

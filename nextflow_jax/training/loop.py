@@ -116,11 +116,11 @@ def _run(
             state, metrics = step_program.compiled.call(state, constants, batch)
             step += 1
             if pending is not None:
-                log.add(*pending, feed.waited)
+                log.add(*pending, feed.totals)
             pending = (step, metrics, step_program)
             stopping = stop.should_stop(step)
             if step % settings.checkpoint_every == 0 or step == settings.steps or stopping:
-                log.add(*pending, feed.waited)
+                log.add(*pending, feed.totals)
                 pending = None
                 with log.pause():
                     checkpoints.save(step, state, Position(first_batch + step - start, log.window.totals))

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from nextflow_jax.errors import UserError
+from nextflow_jax.training.feed import FeedTotals
 from nextflow_jax.training.metrics import MetricsFiles, Window
 from nextflow_jax.training.program import StepProgram
 from nextflow_jax.training.progress import Progress
@@ -36,16 +37,16 @@ class RunLog:
         self._num_devices = mesh.size
         self._files = MetricsFiles(workdir, step, settings.tensorboard) if jax.process_index() == 0 else None
         self._bad = 0
-        self._restart_clock(0.0)
+        self._restart_clock(FeedTotals())
 
-    def add(self, step: int, metrics: Any, program: StepProgram, waited: float) -> None:
+    def add(self, step: int, metrics: Any, program: StepProgram, fed: FeedTotals) -> None:
         """Takes the metrics of `step` (blocks until they are computed); writes a record every `log_every` steps.
 
         Args:
           step: the step just finished, counted from 1.
           metrics: (sum, weight) pairs on the devices.
           program: what computed the step.
-          waited: seconds spent waiting for batches since the run began.
+          fed: what the feed counted since the run began.
 
         Raises:
           UserError: more than `max_bad_steps` steps in a row were not finite.
@@ -59,7 +60,7 @@ class RunLog:
         self.progress.advance(step)
         self._bad = self._bad + 1 if host["bad_steps"][0] else 0
         if step % self._settings.log_every == 0 or step == self._settings.steps or self._bad:
-            self._write(step, waited)
+            self._write(step, fed)
         if self._bad > self._settings.max_bad_steps:
             raise UserError(
                 f"the loss or its gradient is not finite at step {step} ({self._bad} in a row); the last checkpoint "
@@ -76,15 +77,18 @@ class RunLog:
             self._files.close()
         self.progress.close()
 
-    def _write(self, step: int, waited: float) -> None:
+    def _write(self, step: int, fed: FeedTotals) -> None:
         seconds = max(time.perf_counter() - self._begin, 1e-9)
+        waited, batches, ready = (now - before for now, before in zip(fed, self._fed))
         rate = self._steps / seconds
         record = {"step": step, "time": time.time(), **self.window.means()}
         record |= {
             "tokens_per_s": self._tokens / seconds,
             "examples_per_s": rate * self._settings.batch_size,
             "step_ms": 1000 * seconds / self._steps,
-            "data_wait": (waited - self._waited) / seconds,
+            "data_wait": waited / seconds,
+            "data_wait_s": waited,
+            "batches_ready": ready / max(batches, 1),
         }
         if self._peak:
             record["mfu"] = self._flops / (seconds * self._peak * self._num_devices)
@@ -92,10 +96,10 @@ class RunLog:
             self._files.write(record)
         self.progress.report(step, record)
         self.window.clear()
-        self._restart_clock(waited)
+        self._restart_clock(fed)
 
-    def _restart_clock(self, waited: float) -> None:
-        self._begin, self._waited = time.perf_counter(), waited
+    def _restart_clock(self, fed: FeedTotals) -> None:
+        self._begin, self._fed = time.perf_counter(), fed
         self._steps, self._tokens, self._flops = 0, 0, 0.0
 
 

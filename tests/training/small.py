@@ -33,7 +33,7 @@ from nextflow_jax.vision.vit import ViTConfig
 from nextflow_jax.vocabulary import Vocabulary
 from tests import tiny_models
 
-TIMINGS = ("time", "tokens_per_s", "examples_per_s", "step_ms", "data_wait")
+TIMINGS = ("time", "tokens_per_s", "examples_per_s", "step_ms", "data_wait", "data_wait_s", "batches_ready")
 NUM_PICTURES = 20
 COLOURS = ("red", "green", "blue")
 PICTURES = PicturesConfig(name="drawn", size=(12, 12), languages=("en", "de"))

@@ -20,7 +20,7 @@ from nextflow_jax.training.loop import train
 from nextflow_jax.training.metrics import read_metrics
 from tests.training.toy import ToyTask, toy_experiment
 
-TIMINGS = ("time", "tokens_per_s", "examples_per_s", "step_ms", "data_wait", "mfu")
+TIMINGS = ("time", "tokens_per_s", "examples_per_s", "step_ms", "data_wait", "data_wait_s", "batches_ready", "mfu")
 ONE = jax.devices()[:1]
 
 

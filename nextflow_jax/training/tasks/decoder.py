@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nextflow_jax import sequence
 from nextflow_jax.bundle import load_bundle
 from nextflow_jax.data.manifest import check_fingerprints
 from nextflow_jax.data.pipeline import RowBuilder, make_batches
@@ -148,7 +147,7 @@ class DecoderTask:
     def _make_spec(self) -> BatchSpec:
         experiment = self._experiment
         build = RowBuilder(experiment.pipeline, self._shards, "train", self._accumulate, experiment.model.vocabulary)
-        empty: sequence.Sequence = build(RowPlan.empty())
+        empty = build(RowPlan.empty()).sequence
         rows = self._experiment.train.batch_size
         arrays = empty.arrays().items()
         return {name: jax.ShapeDtypeStruct((rows, *array.shape), array.dtype) for name, array in arrays}
