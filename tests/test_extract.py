@@ -2,16 +2,21 @@
 
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
 from nextflow_jax import extract
 from nextflow_jax.bundle import load_bundle, save_bundle
+from nextflow_jax.data.ingest.config import IngestConfig, SourceConfig
+from nextflow_jax.data.ingest.driver import ingest
 from nextflow_jax.data.records import EncodedImage
 from nextflow_jax.data.shards import open_shards
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScheduleFamily
 from tests import tiny_models
+from tests.data.ingest.conftest import write_pairs
 
 EXPERIMENT = """
 from nextflow_jax.config import to_config_dict
@@ -108,3 +113,40 @@ def test_a_folder_without_checkpoints_is_no_tokenizer(folder):
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match="no checkpoint"):
         extract.main(arguments(folder, tokenizer="empty"))
+
+
+def test_a_corpus_is_extracted_by_two_machines_and_verified(folder, capsys):
+    pairs = write_pairs(folder / "pairs", 20)
+    ingest(IngestConfig(sources=(SourceConfig(paths=(str(pairs),)),), workers=1), folder / "corpus")
+    of_corpus = ["--config.pictures.name=corpus", f"--config.pictures.root={folder / 'corpus'}"]
+    extract.main(arguments(folder, *of_corpus, "--process=1", "--processes=2", out="many"))
+    assert "parts of other machines are missing" in capsys.readouterr().out
+    extract.main(arguments(folder, *of_corpus, "--process=0", "--processes=2", out="many"))
+    assert "finished" in capsys.readouterr().out
+    assert open_shards(folder / "many", verify="full").manifest.split("train").documents == 20
+    extract.main(arguments(folder, *of_corpus, "--verify=5", out="many"))
+    assert "verified 5 documents, 0 differ" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--process 2 of --processes 2"):
+        extract.main(arguments(folder, *of_corpus, "--process=2", "--processes=2", out="many"))
+
+
+def test_a_killed_extraction_goes_on_to_the_same_bytes(folder):
+    """A process, killed at random moments."""
+    extract.main(arguments(folder, "--config.extraction.documents_per_shard=20", out="whole"))
+    command = [sys.executable, "-m", "nextflow_jax.extract"]
+    command += arguments(folder, "--config.extraction.documents_per_shard=20", out="killed")
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not list((folder / "killed").glob("*.array_record")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(float(generator.random()) * 0.3)
+        process.kill()
+        process.wait()
+    extract.main(arguments(folder, "--config.extraction.documents_per_shard=20", out="killed"))
+    contents = [
+        {str(path.relative_to(folder / out)): path.read_bytes() for path in (folder / out).rglob("*") if path.is_file()}
+        for out in ("whole", "killed")
+    ]
+    assert contents[0] == contents[1]

@@ -4,33 +4,35 @@ A directory fills up in this order, every file under a hidden name until it is w
 
     extraction.json     what the shards are made from; another run with other inputs is refused
     tokenizer/          bundle of both tokenizers
-    *.array_record      one after another, each beside its part of the index
+    *.array_record      one after another, each beside its part of the index and its counts
     index/              the parts, joined
     manifest.json       last: with it the directory is finished; what only an unfinished one needs is removed
 
 Which documents a shard holds follows from their number alone, and the randomness of a picture from its key: a run that
-goes on after a kill writes the same bytes as one that was never stopped.
+goes on after a kill writes the same bytes as one that was never stopped, and so do several processes together.
 """
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from nextflow_jax import __version__
 from nextflow_jax.bundle import is_bundle, save_bundle
 from nextflow_jax.config import Fault, nearest, preflight, to_plain_dict
 from nextflow_jax.data import records, shards
-from nextflow_jax.data.atomic_files import is_partial, write_atomically
-from nextflow_jax.data.documents import TASKS, Document, Image, Text
+from nextflow_jax.data.atomic_files import remove_partials, write_atomically
+from nextflow_jax.data.claim import claim
+from nextflow_jax.data.documents import TASKS
+from nextflow_jax.data.extraction_source import ExtractionSource, Lost
+from nextflow_jax.data.image_files import Size
 from nextflow_jax.data.manifest import FILE_NAME, Manifest, SplitEntry, read_manifest
-from nextflow_jax.data.picture_codes import PictureEncoder
-from nextflow_jax.data.pictures import PictureSet
+from nextflow_jax.data.picture_codes import Draw, PictureCoder, Tally
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScheduleFamily
 from nextflow_jax.text import TextTokenizer, TextTokenizerConfig
@@ -58,9 +60,11 @@ class ExtractionConfig:
     samples_share: float = 1.0
     """Share of training pictures whose inputs are self-corrected (recipe section 5)."""
     batch_size: int = 32
-    """Pictures encoded together."""
+    """Pictures encoded together on each device."""
     documents_per_shard: int = 4096
     """Bounds a shard's size, and the work that a killed run repeats."""
+    max_broken_share: float = 0.01
+    """Share of the documents that may turn out to be broken; a run with more stops."""
     max_images: int = 0
     """Pictures of a document at most, e.g. frames: those after it and the words that announce them are cut off
     (recipe section 5); 0 = all stay."""
@@ -80,8 +84,9 @@ class ExtractionConfig:
         if bool(self.ladder) != bool(self.sizes):
             rule = "another ladder and its sizes come together"
             yield Fault("sizes", self.sizes, rule, "use both, or neither for the vision tokenizer's own")
-        if not 0 <= self.samples_share <= 1:
-            yield Fault("samples_share", self.samples_share, "is a share", "use a number from 0 to 1")
+        for name in ("samples_share", "max_broken_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                yield Fault(name, getattr(self, name), "is a share", "use a number from 0 to 1")
         for task in self.tasks:
             if task not in TASKS:
                 yield Fault("tasks", task, "is no task", nearest(task, TASKS))
@@ -105,36 +110,39 @@ class ExtractionConfig:
 class Extracted:
     """What a run of `extract` did."""
 
-    manifest: Manifest
+    manifest: Manifest | None
+    """None: other processes still have shards to write."""
     finished_before: bool
     """The directory was finished already, from the same inputs; nothing was written."""
-    images: int
-    """Pictures encoded by this run, each draw counted."""
-    seconds: float
-    """Time spent encoding them."""
+    tallies: Mapping[Size, Tally]
+    """Pictures encoded by this run, by height and width."""
+    waiting_for: int = 0
+    """Shards of other processes that are not there yet."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class _Split:
     name: str
-    documents: Sequence[Document]
-    draws: int
-    self_correction: SelfCorrection | None
+    documents: int
+    draws: tuple[Draw, ...]
+    paths: tuple[pathlib.Path, ...]
+    per_shard: int
 
-    def pictures(self) -> dict[str, None]:
-        """Keys of the pictures shown, each once, in order."""
-        return dict.fromkeys(key for document in self.documents for key in document.image_keys())
+    def shard_range(self, shard: int) -> tuple[int, int]:
+        """The first document of a shard and the one after its last."""
+        return shard * self.per_shard, min(self.documents, (shard + 1) * self.per_shard)
 
 
 def extract(
     config: ExtractionConfig,
-    pictures: PictureSet,
-    documents: Mapping[str, Sequence[Document]],
+    source: ExtractionSource,
     vision_tokenizer: VisionTokenizerCodec,
     text_tokenizer: TextTokenizer,
     out: str | pathlib.Path,
     *,
     seed: int,
+    process: int = 0,
+    processes: int = 1,
     progress: Progress = lambda done, total: None,
 ) -> Extracted:
     """Writes the documents of every split as shards, with index, manifest and tokenizer bundle.
@@ -143,79 +151,75 @@ def extract(
 
     Args:
       config: of the extraction.
-      pictures: what the documents show.
-      documents: by split; a split without documents is left out.
+      source: of the documents.
       vision_tokenizer: makes the picture indices.
       text_tokenizer: makes the text ids.
       out: directory; one that a killed run left is continued.
       seed: of the self-correction draws.
-      progress: told after every record.
+      process: number of this process; it writes every shard i with i % `processes` == `process`.
+      processes: that share the directory. The one that finds all shards there finishes it.
+      progress: told after every record that this process has to write.
 
     Raises:
-      UserError: `out` holds something else or shards made from other inputs, there is nothing to train on, or a
-        picture's size is none of the tokenizer's.
+      UserError: `out` holds something else or shards made from other inputs, there is nothing to train on, a picture's
+        size is none of the tokenizer's, or too many documents are broken. Shards that are written stay.
     """
-    if not documents["train"]:
+    if not 0 <= process < processes:
+        raise UserError(f"--process {process} of --processes {processes}: processes are numbered from 0")
+    if not source.sizes().get("train"):
         raise UserError(f"tasks {config.tasks} give no training document of these pictures; choose other tasks")
     out = pathlib.Path(out)
-    made_from = _describe_inputs(config, pictures, documents, vision_tokenizer, text_tokenizer, seed)
-    finished = _claim(out, made_from)
-    splits = [_plan_split(config, name, split) for name, split in documents.items() if split]
-    keys = dict.fromkeys(key for split in splits for key in split.pictures())
-    encoder = PictureEncoder(pictures, list(keys), vision_tokenizer, config.batch_size, seed)
-    files = {split.name: _shard_files(out, split, config.documents_per_shard) for split in splits}
+    made_from = _describe_inputs(config, source, vision_tokenizer, text_tokenizer, seed)
+    there = read_manifest(out).made_from if (out / FILE_NAME).is_file() else None
+    finished = claim(out, STATE_FILE, made_from, there, "shards")
+    splits = plan_splits(config, source.sizes(), out)
+    coder = PictureCoder(vision_tokenizer, seed)
     if not finished:
-        if not is_bundle(out / shards.TOKENIZER_DIRECTORY):
-            save_bundle(
-                out / shards.TOKENIZER_DIRECTORY,
-                vision_tokenizer=vision_tokenizer,
-                text_tokenizer=text_tokenizer,
-                origin={"made_by": "nextflow_jax.extract"},
-            )
-        _write_shards(config, splits, files, encoder, text_tokenizer, progress)
-        _write_manifest(out, splits, files, made_from, vision_tokenizer, text_tokenizer)
-    shards.remove_index_parts(files)
-    (out / STATE_FILE).unlink(missing_ok=True)
-    return Extracted(read_manifest(out), finished, encoder.images, encoder.seconds)
+        bundle = out / shards.TOKENIZER_DIRECTORY
+        if process == 0 and not is_bundle(bundle):
+            origin = {"made_by": "nextflow_jax.extract"}
+            save_bundle(bundle, vision_tokenizer=vision_tokenizer, text_tokenizer=text_tokenizer, origin=origin)
+        writing = _Writing(config, source, coder, tokenize_with(text_tokenizer), progress)
+        _write_shards(writing, splits, process, processes)
+        missing = sum(not _is_written(path) for split in splits for path in split.paths) + (not is_bundle(bundle))
+        if missing:
+            return Extracted(None, False, coder.tallies, missing)
+        _write_manifest(out, splits, made_from, vision_tokenizer, text_tokenizer)
+    _clean_up(out, splits)
+    return Extracted(read_manifest(out), finished, coder.tallies)
 
 
-def _plan_split(config: ExtractionConfig, name: str, documents: Sequence[Document]) -> _Split:
-    if name != "train":
-        return _Split(name, documents, draws=1, self_correction=None)
-    corrected = config.self_correction.share > 0 and config.samples_share > 0
-    return _Split(name, documents, config.draws, config.self_correction if corrected else None)
+def plan_splits(config: ExtractionConfig, sizes: Mapping[str, int], out: pathlib.Path) -> list[_Split]:
+    """Which documents are written how often into which files of `out`; `sizes`: number of documents by split."""
+    return [_plan_split(config, name, documents, out) for name, documents in sizes.items()]
 
 
-def encode_document(
-    document: Document,
-    key: str,
-    text_tokenizer: TextTokenizer,
-    encode_picture: Callable[[Image], records.EncodedImage],
-) -> records.EncodedDocument:
-    """The document with its texts tokenized and its pictures replaced by their indices; `key` names the record."""
-    segments: list[records.EncodedSegment] = []
-    for segment in document.segments:
-        if isinstance(segment, Text):
-            ids = np.asarray(text_tokenizer.encode(segment.text), np.int32)
-            segments.append(records.EncodedText(ids, segment.role))
-        else:
-            segments.append(encode_picture(segment))
-    return records.EncodedDocument(key, document.task, tuple(segments))
+def tokenize_with(text_tokenizer: TextTokenizer) -> Callable[[str], Int[np.ndarray, "tokens"]]:
+    """A text to its ids without specials."""
+    return lambda text: np.asarray(text_tokenizer.encode(text), np.int32)
+
+
+def _plan_split(config: ExtractionConfig, name: str, documents: int, out: pathlib.Path) -> _Split:
+    draws: tuple[Draw, ...] = (Draw(),)
+    if name == "train":
+        corrected = config.self_correction.share > 0 and config.samples_share > 0
+        correction = config.self_correction if corrected else None
+        draws = tuple(Draw(number, correction, config.samples_share) for number in range(config.draws))
+    count = -(-documents // config.documents_per_shard)
+    paths = tuple(out / shards.shard_file(name, shard, count) for shard in range(count))
+    return _Split(name, documents, draws, paths, config.documents_per_shard)
 
 
 def _describe_inputs(
     config: ExtractionConfig,
-    pictures: PictureSet,
-    documents: Mapping[str, Sequence[Document]],
+    source: ExtractionSource,
     vision_tokenizer: VisionTokenizerCodec,
     text_tokenizer: TextTokenizer,
     seed: int,
 ) -> dict[str, Any]:
     """All that the shards' bytes depend on, without paths of this machine."""
-    picture_config = to_plain_dict(pictures.config)
-    del picture_config["root"]
     settings = to_plain_dict(config)
-    del settings["text"]["path"]
+    del settings["text"]["path"], settings["max_broken_share"]
     for name in _LATER:
         if not settings[name]:
             del settings[name]
@@ -223,137 +227,131 @@ def _describe_inputs(
         "version": __version__,
         "seed": seed,
         "config": settings,
-        "pictures": {**picture_config, "fingerprint": pictures.fingerprint},
-        "documents": {split: _fingerprint(content) for split, content in documents.items()},
+        **source.describe(),
         "vision_tokenizer": vision_tokenizer.fingerprint,
         "text_tokenizer": text_tokenizer.fingerprint,
     }
 
 
-def _fingerprint(documents: Sequence[Document]) -> str:
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(json.dumps(to_plain_dict(document), sort_keys=True).encode())
-    return digest.hexdigest()
+@dataclasses.dataclass(eq=False)
+class _Writing:
+    """What writing a shard needs, and what this process has lost so far."""
+
+    config: ExtractionConfig
+    source: ExtractionSource
+    coder: PictureCoder
+    tokenize: Callable[[str], Int[np.ndarray, "tokens"]]
+    progress: Progress
+    broken: int = 0
 
 
-def _claim(out: pathlib.Path, made_from: Mapping[str, Any]) -> bool:
-    """Makes `out` this extraction's directory, or finds that it is; True when it is finished already."""
-    if (out / FILE_NAME).is_file():
-        _refuse_other_inputs(out, read_manifest(out).made_from, made_from)
-        return True
-    state = out / STATE_FILE
-    if state.is_file():
-        _refuse_other_inputs(out, json.loads(state.read_text(encoding="utf-8")), made_from)
-        return False
-    if out.exists() and any(not is_partial(path) for path in out.iterdir()):
-        raise UserError(f"--out {out} holds files that are no extraction; choose another directory")
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(made_from, indent=1, sort_keys=True)
-    write_atomically(state, lambda path: path.write_text(text, encoding="utf-8"))
-    return False
+@dataclasses.dataclass
+class ShardCounts:
+    """What the manifest says of the documents of a shard."""
+
+    documents: int = 0
+    pictures: int = 0
+    """Pictures that they show."""
+    lost: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Documents without a record, by reason."""
 
 
-def _refuse_other_inputs(out: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    there, here = dict(_leaves(there)), dict(_leaves(here))
-    differences = [
-        f"{name} was {there.get(name)}, is {here.get(name)}"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
-    ]
-    if differences:
+def _write_shards(writing: _Writing, splits: Sequence[_Split], process: int, processes: int) -> None:
+    """Writes the shards of this process that are not there yet."""
+    jobs = [(split, shard) for split in splits for shard in range(len(split.paths))][process::processes]
+    sizes = [(stop - start) * len(split.draws) for split, shard in jobs for start, stop in [split.shard_range(shard)]]
+    total, done = sum(sizes), 0
+    everything = sum(split.documents for split in splits)
+    for (split, shard), size in zip(jobs, sizes):
+        if not _is_written(split.paths[shard]):
+            encoded = _encode_shard(writing, split, shard, everything)
+            told = functools.partial(writing.progress, total=total)
+            shards.write_shard(split.paths[shard], _count(encoded, done, told), writing.coder.family)
+        done += size
+        writing.progress(done, total)
+
+
+def _encode_shard(writing: _Writing, split: _Split, shard: int, everything: int) -> Iterator[records.EncodedDocument]:
+    """The records of a shard, draw by draw; its counts are written before it ends, so before the shard has its name."""
+    start, stop = split.shard_range(shard)
+    counts = ShardCounts()
+    for draw in split.draws:
+        for document in writing.source.encode(split.name, start, stop, draw, writing.coder, writing.tokenize):
+            if isinstance(document, Lost):
+                if draw.number == 0:
+                    counts.lost[document.reason] = counts.lost.get(document.reason, 0) + 1
+                    _count_broken(writing, document, everything)
+                continue
+            if draw.number == 0:
+                counts.documents += 1
+                counts.pictures += sum(isinstance(one, records.EncodedImage) for one in document.segments)
+            yield document
+    text = json.dumps(dataclasses.asdict(counts), sort_keys=True)
+    write_atomically(_counts_file(split.paths[shard]), lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _count_broken(writing: _Writing, lost: Lost, everything: int) -> None:
+    writing.broken += lost.broken
+    share = writing.config.max_broken_share
+    if writing.broken > share * everything:
         raise UserError(
-            f"--out {out} holds shards made from other inputs ({'; '.join(differences)}); choose another directory"
+            f"{writing.broken:,} of {everything:,} documents are broken, the last one {lost.key} ({lost.reason}); "
+            f"config.extraction.max_broken_share allows {share}; raise it and run the same command again, which writes "
+            "no shard twice, or ingest again"
         )
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping):
-        for name, value in tree.items():
-            yield from _leaves(value, f"{prefix}.{name}" if prefix else name)
-    else:
-        yield prefix, tree
-
-
-def _shard_files(out: pathlib.Path, split: _Split, documents_per_shard: int) -> list[pathlib.Path]:
-    count = -(-len(split.documents) // documents_per_shard)
-    return [out / shards.shard_file(split.name, shard, count) for shard in range(count)]
-
-
-def _write_shards(
-    config: ExtractionConfig,
-    splits: Sequence[_Split],
-    files: Mapping[str, Sequence[pathlib.Path]],
-    encoder: PictureEncoder,
-    text_tokenizer: TextTokenizer,
-    progress: Progress,
-) -> None:
-    """Writes the shards that are not there yet."""
-    total = sum(len(split.documents) * split.draws for split in splits)
-    done = 0
-    for split in splits:
-        for shard, path in enumerate(files[split.name]):
-            first = shard * config.documents_per_shard
-            documents = split.documents[first : first + config.documents_per_shard]
-            if not shards.is_written(path):
-                encoded = _encode_documents(split, documents, config, encoder, text_tokenizer)
-                counted = _count(encoded, done, total, progress)
-                shards.write_shard(path, counted, encoder.family)
-            done += len(documents) * split.draws
-            progress(done, total)
-
-
-def _encode_documents(
-    split: _Split,
-    documents: Sequence[Document],
-    config: ExtractionConfig,
-    encoder: PictureEncoder,
-    text_tokenizer: TextTokenizer,
-) -> Iterator[records.EncodedDocument]:
-    for draw in range(split.draws):
-        encode_picture = functools.partial(
-            encoder.encode,
-            draw=draw,
-            self_correction=split.self_correction,
-            samples_share=config.samples_share,
-        )
-        for document in documents:
-            yield encode_document(
-                document,
-                f"{document.key}#{draw}",
-                text_tokenizer,
-                encode_picture,
-            )
 
 
 def _count(
-    encoded: Iterator[records.EncodedDocument], done: int, total: int, progress: Progress
+    encoded: Iterator[records.EncodedDocument], done: int, progress: Callable[[int], None]
 ) -> Iterator[records.EncodedDocument]:
     for number, document in enumerate(encoded, start=done + 1):
         yield document
-        progress(number, total)
+        progress(number)
+
+
+def _counts_file(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".counts.json")
+
+
+def _is_written(path: pathlib.Path) -> bool:
+    return shards.is_written(path) and _counts_file(path).is_file()
 
 
 def _write_manifest(
     out: pathlib.Path,
     splits: Sequence[_Split],
-    files: Mapping[str, Sequence[pathlib.Path]],
     made_from: dict[str, Any],
     vision_tokenizer: VisionTokenizerCodec,
     text_tokenizer: TextTokenizer,
 ) -> None:
-    entries = shards.finish_shards(out, files)
+    entries = shards.finish_shards(out, {split.name: split.paths for split in splits})
     manifest = Manifest(
         text_tokenizer=text_tokenizer.fingerprint,
         vision_tokenizer=vision_tokenizer.fingerprint,
         schedule_family=vision_tokenizer.family,
         text_size=text_tokenizer.size,
         codebook_size=len(vision_tokenizer.codebook),
-        splits=tuple(
-            SplitEntry(split.name, len(split.documents), len(split.pictures()), split.draws, entries[split.name])
-            for split in splits
-        ),
+        splits=tuple(_split_entry(split, entries[split.name]) for split in splits),
         made_from=made_from,
     )
     text = manifest.to_json()
     write_atomically(out / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _split_entry(split: _Split, entries: tuple[shards.ShardEntry, ...]) -> SplitEntry:
+    counts = [ShardCounts(**json.loads(_counts_file(path).read_text(encoding="utf-8"))) for path in split.paths]
+    lost: dict[str, int] = {}
+    for one in counts:
+        for reason, number in one.lost.items():
+            lost[reason] = lost.get(reason, 0) + number
+    documents, pictures = sum(one.documents for one in counts), sum(one.pictures for one in counts)
+    return SplitEntry(split.name, documents, pictures, len(split.draws), entries, dict(sorted(lost.items())))
+
+
+def _clean_up(out: pathlib.Path, splits: Sequence[_Split]) -> None:
+    shards.remove_index_parts({split.name: split.paths for split in splits})
+    for split in splits:
+        for path in split.paths:
+            _counts_file(path).unlink(missing_ok=True)
+    remove_partials(out)
+    (out / STATE_FILE).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """manifest.json: what a directory of shards holds, how it was made, and which tokenizers made it."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -38,9 +39,11 @@ class SplitEntry:
     documents: int
     """Documents before repetition; `records` counts their self-correction draws one by one."""
     pictures: int
-    """Different pictures they show."""
+    """Pictures they show, one that two documents show counted twice."""
     draws: int
     shards: tuple[ShardEntry, ...]
+    lost: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Documents that were left out or broken, by reason."""
 
     @property
     def records(self) -> int:
@@ -107,6 +110,9 @@ def read_manifest(directory: str | pathlib.Path) -> Manifest:
         raise UserError(
             f"{path} has schema version {version}; this program reads versions {readable}; extract the shards again"
         )
+    for split in values["splits"] if isinstance(values.get("splits"), list) else ():
+        if isinstance(split, dict):
+            split.setdefault("lost", {})  # not in shards of earlier versions
     return from_config_dict(Manifest, values, prefix=str(path))
 
 
@@ -172,6 +178,7 @@ def _join_splits(entries: Sequence[SplitEntry]) -> SplitEntry:
         pictures=sum(entry.pictures for entry in entries),
         draws=max(entry.draws for entry in entries),
         shards=tuple(shard for entry in entries for shard in entry.shards),
+        lost=dict(sum((collections.Counter(entry.lost) for entry in entries), collections.Counter())),
     )
 
 

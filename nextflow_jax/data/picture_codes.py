@@ -1,6 +1,7 @@
-"""Codes of pictures for extraction: encoded in batches that never change, so that a rerun gives the same bits."""
+"""Codes of pictures for extraction: what self-correction draws for a picture depends on its key and the draw alone."""
 
 import collections
+import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from nextflow_jax.data.documents import Image
+from nextflow_jax.data.image_files import Size
 from nextflow_jax.data.keys import numpy_generator, small_seed
 from nextflow_jax.data.pictures import PictureSet
 from nextflow_jax.data.records import EncodedImage
@@ -23,81 +25,109 @@ Codes = tuple[Int[np.ndarray, "B N"], Int[np.ndarray, "B N"]]
 """(inputs, targets) of a batch of pictures."""
 
 
-class PictureEncoder:
-    """Looks up the codes of pictures, encoding whole batches when they are first asked for.
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One of the times that a split is written."""
 
-    A picture always shares its batch with the same others, whichever shard asks, so that even rounding that depends on
-    the place in a batch is the same in every run. What self-correction draws depends on (seed, key, draw) alone.
+    number: int = 0
+    self_correction: SelfCorrection | None = None
+    """None gives inputs equal to the targets."""
+    samples_share: float = 1.0
+    """Share of pictures whose inputs are corrected at all."""
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was encoded of pictures of one size."""
+
+    images: int = 0
+    """Each draw counted."""
+    seconds: float = 0.0
+    """Decoding and rasterising left out."""
+
+
+class PictureCoder:
+    """Encodes batches of pictures and counts them.
+
+    Args:
+      vision_tokenizer: makes the codes; a picture's do not depend on what else is in its batch.
+      seed: of the self-correction draws.
     """
 
-    def __init__(
-        self,
-        pictures: PictureSet,
-        keys: Sequence[str],
-        vision_tokenizer: VisionTokenizerCodec,
-        batch_size: int,
-        seed: int,
-    ):
-        """Takes the `keys` of all pictures that will be asked for, in any fixed order."""
-        self._pictures = pictures
-        self._keys = list(keys)
-        self._place = {key: place for place, key in enumerate(self._keys)}
+    def __init__(self, vision_tokenizer: VisionTokenizerCodec, seed: int) -> None:
         self._tokenizer = vision_tokenizer
-        self._batch_size = batch_size
         self._seed = seed
-        self._batches: collections.OrderedDict[tuple, Codes] = collections.OrderedDict()
-        self.images = 0
-        """Pictures encoded so far, each draw counted."""
-        self.seconds = 0.0
-        """Time that took, decoding and rasterising left out."""
+        self.tallies: dict[Size, Tally] = {}
+        """By height and width."""
 
     @property
     def family(self) -> ScheduleFamily:
         """The schedules of the codes."""
         return self._tokenizer.family
 
-    def encode(
-        self, image: Image, draw: int, self_correction: SelfCorrection | None, samples_share: float
-    ) -> EncodedImage:
-        """The indices of a document's picture.
+    @property
+    def devices(self) -> int:
+        """How many batches are encoded at once."""
+        return self._tokenizer.devices
+
+    def encode(self, keys: Sequence[str], images: UInt8[np.ndarray, "B H W 3"], draw: Draw) -> Codes:
+        """The codes of pictures of one size.
 
         Args:
-          image: of a document; its key is one of those announced.
-          draw: number of the self-correction draw.
-          self_correction: None gives inputs equal to the targets.
-          samples_share: share of pictures whose inputs are corrected at all.
+          keys: one a picture; what is drawn for it depends on (seed, key, draw) alone.
+          images: their pixels.
+          draw: which.
         """
-        batch, place = divmod(self._place[image.key], self._batch_size)
-        inputs, targets = self._batch(batch, draw, self_correction)
-        if self_correction is not None and samples_share < 1:
-            plain = numpy_generator(self._seed, "plain picture", image.key, draw).random() >= samples_share
-            inputs = targets if plain else inputs
-        return EncodedImage(self._pictures.config.size, inputs[place], targets[place], image.role)
+        start = time.perf_counter()
+        random_keys = None
+        if draw.self_correction is not None:
+            seeds = [small_seed(self._seed, "self-correction", key, draw.number) for key in keys]
+            random_keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+        inputs, targets = self._tokenizer.encode(images, random_keys, draw.self_correction)
+        if draw.self_correction is not None and draw.samples_share < 1:
+            plain = np.asarray([self._is_plain(key, draw) for key in keys])
+            inputs = np.where(plain[:, None], targets, inputs)
+        tally = self.tallies.setdefault((images.shape[1], images.shape[2]), Tally())
+        tally.images += len(keys)
+        tally.seconds += time.perf_counter() - start
+        return inputs, targets
 
-    def _batch(self, batch: int, draw: int, self_correction: SelfCorrection | None) -> Codes:
-        name = (batch, draw, self_correction)
+    def _is_plain(self, key: str, draw: Draw) -> bool:
+        generator = numpy_generator(self._seed, "plain picture", key, draw.number)
+        return bool(generator.random() >= draw.samples_share)
+
+
+class PictureEncoder:
+    """Looks up the codes of a picture set's pictures, encoding whole batches when they are first asked for.
+
+    Args:
+      pictures: the set, all of one size.
+      keys: of all pictures that will be asked for, in any fixed order.
+      coder: makes the codes.
+      batch_size: pictures encoded together on each device.
+    """
+
+    def __init__(self, pictures: PictureSet, keys: Sequence[str], coder: PictureCoder, batch_size: int) -> None:
+        self._pictures = pictures
+        self._keys = list(keys)
+        self._place = {key: place for place, key in enumerate(self._keys)}
+        self._coder = coder
+        self._batch_size = batch_size * coder.devices
+        self._batches: collections.OrderedDict[tuple[int, Draw], Codes] = collections.OrderedDict()
+
+    def encode(self, image: Image, draw: Draw) -> EncodedImage:
+        """The indices of a document's picture; its key is one of those announced."""
+        batch, place = divmod(self._place[image.key], self._batch_size)
+        inputs, targets = self._batch(batch, draw)
+        return EncodedImage(self._pictures.config.size, inputs[place], targets[place], image.role, image.loss)
+
+    def _batch(self, batch: int, draw: Draw) -> Codes:
+        name = (batch, draw)
         if name not in self._batches:
             keys = self._keys[batch * self._batch_size : (batch + 1) * self._batch_size]
-            self._batches[name] = self._encode(keys, self._pictures.images(keys), draw, self_correction)
+            self._batches[name] = self._coder.encode(keys, self._pictures.images(keys), draw)
             kept = max(1, _CACHED_CODES // (2 * self._batches[name][0].size))
             while len(self._batches) > kept:
                 self._batches.popitem(last=False)
         self._batches.move_to_end(name)
         return self._batches[name]
-
-    def _encode(
-        self,
-        keys: Sequence[str],
-        images: UInt8[np.ndarray, "B H W 3"],
-        draw: int,
-        self_correction: SelfCorrection | None,
-    ) -> Codes:
-        start = time.perf_counter()
-        random_keys = None
-        if self_correction is not None:
-            seeds = [small_seed(self._seed, "self-correction", key, draw) for key in keys]
-            random_keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
-        codes = self._tokenizer.encode(images, random_keys, self_correction)
-        self.images += len(keys)
-        self.seconds += time.perf_counter() - start
-        return codes

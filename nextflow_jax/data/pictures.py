@@ -19,6 +19,9 @@ from nextflow_jax.config import Fault, choose, preflight
 from nextflow_jax.data.image_files import ImageLimits, Size
 from nextflow_jax.errors import UserError
 
+CORPUS = "corpus"
+"""In the place of a data set's name: documents that `nextflow_jax.data.ingest` wrote, which are no picture set."""
+
 SPLITS = ("train", "validation", "heldout")
 """`validation`: families never trained on; `heldout`: unseen combinations of a base and an attribute both seen."""
 
@@ -50,7 +53,8 @@ class PicturesConfig:
 
     name: str = "openmoji"
     root: str = "data/openmoji"
-    """Folder that the data set is built in, when it is not there yet; of "folder": where the image files are."""
+    """Folder that the data set is built in, when it is not there yet; of "folder": where the image files are; of
+    "corpus": what nextflow_jax.data.ingest wrote."""
     size: tuple[int, int] = (32, 32)
     """Height and width in pixels."""
     background: str = "#ffffff"
@@ -251,6 +255,11 @@ def open_pictures(config: PicturesConfig) -> PictureSet:
       UserError: an unknown data set, subset or language, a bad size or colour, or a package that is not installed.
     """
     preflight(config, "config.pictures")
+    if config.name == CORPUS:
+        raise UserError(
+            f"config.pictures.name = {CORPUS!r}: a corpus is for nextflow_jax.extract; what trains on or evaluates "
+            f"pictures needs one of {', '.join(SOURCES)}"
+        )
     return choose("config.pictures.name", config.name, SOURCES)(config)
 
 

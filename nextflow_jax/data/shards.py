@@ -112,6 +112,7 @@ class ShardSet:
             for entry in manifest.splits
             if entry.name == split
             for shard in entry.shards
+            if shard.records
         ]
         return RecordSource(paths)
 

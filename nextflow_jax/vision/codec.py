@@ -93,6 +93,7 @@ class VisionTokenizerCodec:
         chunk_pixels: int = CHUNK_PIXELS,
         whole_pixels: int = WHOLE_PIXELS,
         strip_rows: int = 64,
+        mesh: jax.sharding.Mesh | None = None,
     ) -> None:
         """Takes unboxed `variables` (collections "params" and "codebook").
 
@@ -104,16 +105,25 @@ class VisionTokenizerCodec:
             that comes alone.
           whole_pixels: pictures of more pixels are decoded in strips.
           strip_rows: height of these strips, see `tiled_decode`.
+          mesh: of one axis; `encode` runs on all its devices at once, each with a chunk of its own, so that the codes
+            do not depend on their number. None: on one device.
         """
         self.config = config
         self.variables = variables
         self._chunk, self._chunk_pixels = chunk, chunk_pixels
         self._whole_pixels, self._strip_rows = whole_pixels, strip_rows
+        self._mesh = mesh
         self._module = VisionTokenizer(config)
-        self._encode = jax.jit(self._encode_chunk, static_argnames=("self_correction",))
+        encode = self._encode_chunk if self.devices == 1 else self._encode_chunks
+        self._encode = jax.jit(encode, static_argnames=("self_correction",))
         self._accumulate = jax.jit(self._accumulate_chunk, static_argnames=("schedule", "every_scale"))
         self._accumulate_until = jax.jit(self._accumulate_until_chunk, static_argnames=("schedule",))
         self._paint = jax.jit(self._paint_chunk, static_argnames=("size",))
+
+    @property
+    def devices(self) -> int:
+        """Devices that encode."""
+        return 1 if self._mesh is None else self._mesh.size
 
     @property
     def family(self) -> ScheduleFamily:
@@ -159,7 +169,7 @@ class VisionTokenizerCodec:
             keys = key if key.ndim else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(images)))
         parts = [
             self._encode(self.variables, part, part_keys, self_correction=self_correction)
-            for part, part_keys in self._chunks(images, keys, images.shape[1:3])
+            for part, part_keys in self._chunks(images, keys, images.shape[1:3], at_once=self.devices)
         ]
         inputs, targets = (np.concatenate([np.asarray(codes) for codes in both]) for both in zip(*parts))
         return inputs[: len(images)], targets[: len(images)]
@@ -241,14 +251,19 @@ class VisionTokenizerCodec:
         return [self._paint(self.variables, features, size=tuple(size)) for features in maps]
 
     def _chunks(
-        self, rows: np.ndarray, keys: Key[Array, "B"] | None, size: Sequence[int], most_pixels: int | float = math.inf
+        self,
+        rows: np.ndarray,
+        keys: Key[Array, "B"] | None,
+        size: Sequence[int],
+        most_pixels: int | float = math.inf,
+        at_once: int = 1,
     ) -> Iterator[tuple[np.ndarray, Key[Array, "chunk"] | None]]:
         """Equal chunks of the rows (and their keys), the last one filled up by repeating row 0 of the chunk.
 
-        Their length depends on `size`, that of the pictures, alone.
+        Their length depends on `size`, that of the pictures, alone; `at_once` of them come together.
         """
         pixels = min(self._chunk_pixels, most_pixels)
-        chunk = max(1, min(self._chunk, int(pixels // (size[0] * size[1]))))
+        chunk = at_once * max(1, min(self._chunk, int(pixels // (size[0] * size[1]))))
         for start in range(0, len(rows), chunk):
             index = np.arange(start, start + chunk)
             index = np.where(index < len(rows), index, start)
@@ -262,6 +277,21 @@ class VisionTokenizerCodec:
         self_correction: SelfCorrection | None,
     ) -> tuple[Int[Array, "B N"], Int[Array, "B N"]]:
         return self._module.apply(variables, images_to_float(images), keys, self_correction, method="encode")
+
+    def _encode_chunks(
+        self,
+        variables: Variables,
+        images: UInt8[Array, "B H W 3"],
+        keys: Key[Array, "B"] | None,
+        self_correction: SelfCorrection | None,
+    ) -> tuple[Int[Array, "B N"], Int[Array, "B N"]]:
+        """As `_encode_chunk`, of a chunk on each device."""
+        encode = functools.partial(self._encode_chunk, self_correction=self_correction)
+        rows = jax.sharding.PartitionSpec(self._mesh.axis_names)
+        specs = (jax.sharding.PartitionSpec(), rows, rows)
+        return jax.shard_map(encode, mesh=self._mesh, in_specs=specs, out_specs=rows, check_vma=False)(
+            variables, images, keys
+        )
 
     def _accumulate_chunk(
         self, variables: Variables, codes: Int[Array, "B N"], schedule: ScaleSchedule, every_scale: bool

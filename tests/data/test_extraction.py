@@ -10,6 +10,7 @@ from nextflow_jax.config import preflight
 from nextflow_jax.data import extraction, picture_codes
 from nextflow_jax.data.documents import Document, Image, Text
 from nextflow_jax.data.extraction import ExtractionConfig, extract
+from nextflow_jax.data.extraction_pictures import PictureSetSource
 from nextflow_jax.data.pictures import PictureInfo, PicturesConfig, PictureSet
 from nextflow_jax.data.records import EncodedImage, EncodedText
 from nextflow_jax.data.shards import open_shards
@@ -52,8 +53,7 @@ def make_documents(numbers=range(12)):
 def run(out, documents=None, config=CONFIG, pictures=None, seed=0, **options):
     return extract(
         config,
-        pictures or make_pictures(),
-        documents or make_documents(),
+        PictureSetSource(pictures or make_pictures(), documents or make_documents(), config.batch_size),
         tiny_models.codec(),
         tiny_models.text_tokenizer(),
         out,
@@ -110,7 +110,7 @@ def test_manifest_says_what_there_is_and_how_it_was_made(extracted):
     manifest = result.manifest
     assert manifest == open_shards(out).manifest
     assert [(s.name, s.documents, s.pictures, s.draws, s.records) for s in manifest.splits] == [
-        ("train", 24, 12, 2, 48), ("validation", 1, 2, 1, 1), ("heldout", 1, 1, 1, 1)
+        ("train", 24, 24, 2, 48), ("validation", 1, 2, 1, 1), ("heldout", 1, 1, 1, 1)
     ]  # fmt: skip
     assert [shard.records for shard in manifest.split("train").shards] == [10, 10, 10, 10, 8]
     assert (manifest.text_size, manifest.codebook_size) == (tiny_models.text_tokenizer().size, 24)
@@ -202,7 +202,7 @@ def test_a_run_killed_while_finishing_goes_on_to_the_same_bytes(extracted, tmp_p
             patch.setattr(extraction, step, lambda *_: (_ for _ in ()).throw(Killed))
             run(out)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(extraction.shards, "remove_index_parts", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(extraction, "_clean_up", lambda *_: (_ for _ in ()).throw(Killed))
         run(out)
     assert (out / "manifest.json").exists() and files(out) != files(extracted[0])
     assert run(out).finished_before
@@ -213,7 +213,7 @@ def test_a_finished_directory_is_left_as_it_is(extracted):
     out, _ = extracted
     before = files(out)
     again = run(out)
-    assert again.finished_before and again.images == 0 and files(out) == before
+    assert again.finished_before and not again.tallies and files(out) == before
 
 
 def test_other_inputs_are_refused_and_named(extracted, tmp_path):
@@ -227,7 +227,7 @@ def test_other_inputs_are_refused_and_named(extracted, tmp_path):
 
 def test_a_directory_of_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds files that are no extraction; choose another"):
+    with pytest.raises(UserError, match="holds files that are no shards; choose another"):
         run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -246,12 +246,13 @@ def test_codes_do_not_depend_on_what_the_cache_keeps(extracted, tmp_path, monkey
     monkeypatch.setattr(picture_codes, "_CACHED_CODES", 0)
     result = run(tmp_path / "out")
     assert files(tmp_path / "out") == files(extracted[0])
-    assert result.images > extracted[1].images
+    assert result.tallies[12, 12].images > extracted[1].tallies[12, 12].images
 
 
 @pytest.mark.parametrize(
     "change",
     [
+        {"max_broken_share": -0.1},
         {"draws": 0}, {"batch_size": 0}, {"documents_per_shard": 0}, {"samples_share": 1.5}, {"tasks": ("edits",)},
         {"samples_share": 0.0}, {"self_correction": SelfCorrection(share=0.0)},
         {"self_correction": SelfCorrection(top_k=0)}, {"max_images": -1}, {"ladder": (1, 2)}, {"sizes": ((8, 8),)},

@@ -13,6 +13,7 @@ from nextflow_jax import sharding
 from nextflow_jax.data import pictures
 from nextflow_jax.data.documents import Document, Image, Text
 from nextflow_jax.data.extraction import ExtractionConfig, extract
+from nextflow_jax.data.extraction_pictures import PictureSetSource
 from nextflow_jax.data.pictures import PictureInfo, PicturesConfig, PictureSet
 from nextflow_jax.data.pipeline import PipelineConfig
 from nextflow_jax.models.presets import decoder_preset
@@ -95,7 +96,8 @@ def write_shards(out, text_tokenizer=None):
         for split in ("train", "validation")
     }
     config = ExtractionConfig(tasks=("text_to_image",), draws=2, text=TEXT)
-    extract(config, drawn, documents, tiny_models.codec(), text_tokenizer or tiny_models.text_tokenizer(), out, seed=0)
+    source = PictureSetSource(drawn, documents, config.batch_size)
+    extract(config, source, tiny_models.codec(), text_tokenizer or tiny_models.text_tokenizer(), out, seed=0)
 
 
 def layout_of(task):
