@@ -14,11 +14,12 @@ from jaxtyping import Int
 from nextflow_jax import sequence
 from nextflow_jax.config import Fault, choose, nearest
 from nextflow_jax.data.broken_records import BrokenRecords, BuiltBatch
+from nextflow_jax.data.costs import DEFAULT_COST, RowCost, estimated_pairs
 from nextflow_jax.data.mixture import MixtureConfig, make_stream
 from nextflow_jax.data.packing import STRATEGIES
 from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig, RowPlan
 from nextflow_jax.data.records import BrokenRecord
-from nextflow_jax.data.segments import INVERTIBLE, check_indices, invert, to_segments
+from nextflow_jax.data.segments import INVERTIBLE, check_indices, condition_pairs, invert, to_segments
 from nextflow_jax.data.shards import DocumentIndex, ShardSet
 from nextflow_jax.data.workers import start_worker
 from nextflow_jax.errors import UserError
@@ -41,6 +42,9 @@ class PipelineConfig:
     """S, positions of a row."""
     packing: str = "fixed_length"
     """How documents share rows; one of packing.STRATEGIES."""
+    ranks: int = 0
+    """Groups of a batch's rows, equally many each, that wait for one another: the devices that share a batch, without
+    those that share a row. Packing by compute budget balances them; 0: every row is one."""
     window_batches: int = 16
     """Global batches planned at once: more pack better and shuffle wider, fewer start sooner."""
     mixture: MixtureConfig = MixtureConfig()
@@ -68,7 +72,8 @@ class PipelineConfig:
 
     def faults(self) -> Iterator[Fault]:
         """The rules this configuration breaks."""
-        for name, least in (("row_length", 8), ("window_batches", 1), ("reader_threads", 0), ("workers", 0)):
+        least_values = {"row_length": 8, "window_batches": 1, "ranks": 0, "reader_threads": 0, "workers": 0}
+        for name, least in least_values.items():
             if getattr(self, name) < least:
                 yield Fault(name, getattr(self, name), f"must be at least {least}", f"use {least} or more")
         for name in ("condition_dropout", "task_inversion", "max_broken_fraction"):
@@ -80,7 +85,9 @@ class PipelineConfig:
             yield Fault("prefetch_batches", self.prefetch_batches, "must be at least reader_threads", "raise it")
 
 
-def make_plan(config: PipelineConfig, shards: ShardSet, split: str, seed: int, batch_size: int) -> Plan:
+def make_plan(
+    config: PipelineConfig, shards: ShardSet, split: str, seed: int, batch_size: int, cost: RowCost = DEFAULT_COST
+) -> Plan:
     """The plan of a split: what each global batch holds, and its statistics.
 
     Args:
@@ -89,10 +96,17 @@ def make_plan(config: PipelineConfig, shards: ShardSet, split: str, seed: int, b
       split: "train", "validation" or "heldout".
       seed: of the experiment.
       batch_size: rows of a global batch.
+      cost: of rows, by which packing by compute budget balances them.
 
     Raises:
-      UserError: documents longer than a row while drop_too_long is off, a mixture task that the shards lack.
+      UserError: documents longer than a row while drop_too_long is off, a mixture task that the shards lack, or rows
+        that do not divide over the ranks.
     """
+    if config.ranks and batch_size % config.ranks:
+        raise UserError(
+            f"global batch of {batch_size} rows does not divide over config.pipeline.ranks = {config.ranks}; use "
+            f"{-(-batch_size // config.ranks) * config.ranks} rows, or another number of ranks"
+        )
     index = shards.index(split)
     length = index.plain + (index.context if config.last_scale_context else 0)
     inverted_length = _inverted_lengths(config, shards, index)
@@ -101,9 +115,20 @@ def make_plan(config: PipelineConfig, shards: ShardSet, split: str, seed: int, b
     if not usable.all():
         _report_too_long(config, index, longest)
     plan_config = PlanConfig(
-        seed, batch_size, config.window_batches, config.row_length, config.condition_dropout, config.task_inversion
+        seed,
+        batch_size,
+        config.window_batches,
+        config.row_length,
+        config.condition_dropout,
+        config.task_inversion,
+        config.ranks,
+        cost,
     )
-    table = DocumentTable(length, index.condition, index.task, index.tasks, inverted_length)
+    pairs, inverted_pairs = _pairs(config, index, length, inverted_length)
+    saved = condition_pairs(length, index.condition)
+    table = DocumentTable(
+        length, index.condition, index.task, index.tasks, inverted_length, pairs, saved, inverted_pairs
+    )
     stream = make_stream(config.mixture, index, usable, seed)
     return Plan(plan_config, stream, table, choose("config.pipeline.packing", config.packing, STRATEGIES))
 
@@ -120,6 +145,7 @@ def make_batches(
     *,
     accumulate: sequence.Accumulate | None = None,
     vocabulary: Vocabulary | None = None,
+    cost: RowCost = DEFAULT_COST,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This process's rows of global batches `start_batch`, `start_batch` + 1, ..., without end.
 
@@ -134,6 +160,7 @@ def make_batches(
       process_count: how many equal parts there are; any number gives the same global batches.
       accumulate: makes accumulated features, when config.sequence.inputs asks for them.
       vocabulary: of the model, when it has more text ids than the shards' tokenizer.
+      cost: of rows, see `make_plan`.
 
     Returns:
       An iterator over the arrays of `sequence.Sequence` by name, each [rows, S, ...]. It is a grain DatasetIterator.
@@ -147,7 +174,7 @@ def make_batches(
             f"global batch of {global_batch_size} rows does not divide over {process_count} processes; "
             f"use {-(-global_batch_size // process_count) * process_count}"
         )
-    plan = make_plan(config, shards, split, seed, global_batch_size)
+    plan = make_plan(config, shards, split, seed, global_batch_size, cost)
     if process_index == 0:
         _LOG.info("%s from batch %d: %s", split, start_batch, _describe(plan.statistics(start_batch)))
     rows = global_batch_size // process_count
@@ -256,6 +283,20 @@ def _inverted_lengths(config: PipelineConfig, shards: ShardSet, index: DocumentI
         )
     length = index.plain + (index.inverted_context if config.last_scale_context else 0)
     return np.where(index.task == index.tasks.index(INVERTIBLE), length, 0)
+
+
+def _pairs(
+    config: PipelineConfig,
+    index: DocumentIndex,
+    length: Int[np.ndarray, "records"],
+    inverted_length: Int[np.ndarray, "records"],
+) -> tuple[Int[np.ndarray, "records"], Int[np.ndarray, "records"]]:
+    """Visible pairs of every document, and of it turned around."""
+    if index.pairs is None or index.context_pairs is None or index.inverted_context_pairs is None:
+        return estimated_pairs(length), estimated_pairs(inverted_length)
+    if not config.last_scale_context:
+        return index.pairs, index.pairs
+    return index.pairs + index.context_pairs, index.pairs + index.inverted_context_pairs
 
 
 def _report_too_long(config: PipelineConfig, index: DocumentIndex, length: Int[np.ndarray, "records"]) -> None:

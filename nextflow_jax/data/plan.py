@@ -16,11 +16,12 @@ import dataclasses
 import threading
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
+from nextflow_jax.data.costs import DEFAULT_COST, RowCost
 from nextflow_jax.data.keys import numpy_generator, uniform_range
 from nextflow_jax.data.mixture import DocumentStream
-from nextflow_jax.data.packing import Packer
+from nextflow_jax.data.packing import Strategy
 
 _KEPT_WINDOWS = 3
 """Reader threads may be at the end of one window and the beginning of the next."""
@@ -39,6 +40,14 @@ class PlanConfig:
     """Share of documents whose condition text is dropped."""
     task_inversion: float = 0.0
     """Share of the documents that can be turned around that are."""
+    ranks: int = 0
+    """Groups of a batch's rows, equally many each, that wait for one another; 0: every row is one."""
+    cost: RowCost = DEFAULT_COST
+
+    @property
+    def groups(self) -> int:
+        """Groups of a batch's rows."""
+        return self.ranks or self.batch_size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +62,12 @@ class DocumentTable:
     tasks: tuple[str, ...]
     inverted_length: Int[np.ndarray, "records"]
     """Positions turned around (from text to image into captioning); 0 where a document cannot be."""
+    pairs: Int[np.ndarray, "records"]
+    """Visible pairs of `length` positions."""
+    condition_pairs: Int[np.ndarray, "records"]
+    """Pairs that dropping the condition saves."""
+    inverted_pairs: Int[np.ndarray, "records"]
+    """Pairs of `inverted_length` positions."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,6 +94,7 @@ class _Stretch:
     dropped: Bool[np.ndarray, "documents"]
     inverted: Bool[np.ndarray, "documents"]
     lengths: Int[np.ndarray, "documents"]
+    pairs: Int[np.ndarray, "documents"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,16 +102,17 @@ class _Window:
     stretch: _Stretch
     rows: list[Int[np.ndarray, "_"]]
     """Positions in the stretch."""
+    costs: Float[np.ndarray, "rows"]
 
 
 class Plan:
     """Looks up the rows of any global batch. Safe to share between threads and to send to worker processes."""
 
-    def __init__(self, config: PlanConfig, stream: DocumentStream, table: DocumentTable, pack: Packer):
+    def __init__(self, config: PlanConfig, stream: DocumentStream, table: DocumentTable, strategy: Strategy):
         self._config = config
         self._stream = stream
         self._table = table
-        self._pack = pack
+        self._strategy = strategy
         self._cursors = [0]
         self._windows: collections.OrderedDict[int, _Window] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -118,7 +135,8 @@ class Plan:
         """The mixture and padding that the window of global batch n realises.
 
         Returns:
-          padding_share of all positions, documents_per_row, and for every task documents/<task> and tokens/<task>:
+          padding_share of all positions, documents_per_row, cost_imbalance (of the group of a batch's rows that costs
+          most to the mean one, averaged over batches), and for every task documents/<task> and tokens/<task>:
           its share of the documents and of the positions that are no padding; with task inversion, also
           documents/inverted, which count among those of their task.
         """
@@ -130,6 +148,7 @@ class Plan:
         statistics = {
             "padding_share": 1 - float(tokens.sum()) / (len(window.rows) * self._config.row_length),
             "documents_per_row": len(task) / len(window.rows),
+            "cost_imbalance": imbalance(window.costs, self._config.batch_size, self._config.groups),
         }
         for number in np.flatnonzero(documents):
             statistics[f"documents/{tasks[number]}"] = float(documents[number] / documents.sum())
@@ -164,11 +183,16 @@ class Plan:
             self._windows.popitem(last=False)
 
     def _finish(self, number: int, stretch: _Stretch, rows: list[Int[np.ndarray, "_"]]) -> _Window:
-        """Fills up with empty rows and shuffles: packing puts rows of long documents first."""
+        """Fills up with empty rows and arranges them: packing puts rows of long documents first."""
         total = self._config.window_batches * self._config.batch_size
         rows = rows + [np.empty(0, np.int64)] * (total - len(rows))
-        order = numpy_generator(self._config.seed, "rows", number).permutation(total)
-        return _Window(stretch, [rows[i] for i in order])
+        pairs = np.asarray([stretch.pairs[row].sum() for row in rows], np.float64)
+        # Padding is computed like everything else, and each of its positions sees itself.
+        padding = self._config.row_length - np.asarray([stretch.lengths[row].sum() for row in rows])
+        costs = self._config.cost.flops(np.full(total, self._config.row_length), pairs + padding)
+        generator = numpy_generator(self._config.seed, "rows", number)
+        order = self._strategy.arrange(costs, self._config.batch_size, self._config.groups, generator)
+        return _Window(stretch, [rows[i] for i in order], costs[order])
 
     def _fit(self, cursor: int) -> tuple[_Stretch, list[Int[np.ndarray, "_"]]]:
         """The longest stretch from `cursor` that packs into a window's rows, and those rows.
@@ -179,10 +203,11 @@ class Plan:
         total = self._config.window_batches * self._config.batch_size
         drawn = self._draw(cursor, total * self._config.row_length)
         too_many, best, rows = len(drawn.records) + 1, 0, []
-        step, count = 1, len(drawn.records)
-        while best + 1 < too_many:
-            packed = self._pack(drawn.lengths[:count], self._config.row_length)
-            if len(packed) <= total:
+        least = max(1, int(self._strategy.tolerance * len(drawn.records)))
+        step, count = least, len(drawn.records)
+        while best + least < too_many:
+            packed = self._strategy.pack(drawn.lengths[:count], self._config.row_length, total)
+            if packed is not None and len(packed) <= total:
                 best, rows, step = count, packed, 0
             else:
                 too_many, step = count, step * 2
@@ -209,7 +234,20 @@ class Plan:
         inverted = drawn & (table.inverted_length[records] > 0)
         dropped = (uniform_range(start, stop, config.seed, "condition") < config.condition_dropout) & ~inverted
         lengths = table.length[records] - dropped * table.condition[records]
-        return _Stretch(records, dropped, inverted, np.where(inverted, table.inverted_length[records], lengths))
+        pairs = table.pairs[records] - dropped * table.condition_pairs[records]
+        return _Stretch(
+            records,
+            dropped,
+            inverted,
+            np.where(inverted, table.inverted_length[records], lengths),
+            np.where(inverted, table.inverted_pairs[records], pairs),
+        )
+
+
+def imbalance(costs: Float[np.ndarray, "rows"], batch_size: int, groups: int) -> float:
+    """The cost of the dearest group of a batch's rows, as a multiple of the mean group's; the mean over batches."""
+    of_groups = costs.reshape(-1, groups, batch_size // groups).sum(axis=2)
+    return float((of_groups.max(axis=1) / of_groups.mean(axis=1)).mean())
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(_Stretch))

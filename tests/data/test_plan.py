@@ -4,9 +4,11 @@ import threading
 import numpy as np
 import pytest
 
+from nextflow_jax.data.costs import RowCost
 from nextflow_jax.data.mixture import MixtureConfig, make_stream
-from nextflow_jax.data.packing import pack_fixed_length
+from nextflow_jax.data.packing import STRATEGIES, Strategy, arrange_at_random, pack_fixed_length
 from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig
+from nextflow_jax.data.segments import condition_pairs
 
 
 @pytest.fixture(scope="module")
@@ -17,13 +19,18 @@ def index(shard_set):
 def table_of(index):
     invertible = index.task == index.tasks.index("text_to_image")
     inverted_length = np.where(invertible, index.plain + index.inverted_context, 0)
-    return DocumentTable(index.plain, index.condition, index.task, index.tasks, inverted_length)
+    saved = condition_pairs(index.plain, index.condition)
+    pairs, inverted_pairs = index.pairs, index.pairs + index.inverted_context_pairs
+    return DocumentTable(
+        index.plain, index.condition, index.task, index.tasks, inverted_length, pairs, saved, inverted_pairs
+    )
 
 
-def make_plan(index, seed=0, batch_size=3, window_batches=4, row_length=128, dropout=0.0, inversion=0.0, weights=()):
+def make_plan(index, seed=0, batch_size=3, window_batches=4, row_length=128, dropout=0.0, inversion=0.0, weights=(),
+              packing="fixed_length", ranks=0):  # fmt: skip
     stream = make_stream(MixtureConfig(weights), index, np.ones(len(index), bool), seed)
-    config = PlanConfig(seed, batch_size, window_batches, row_length, dropout, inversion)
-    return Plan(config, stream, table_of(index), pack_fixed_length)
+    config = PlanConfig(seed, batch_size, window_batches, row_length, dropout, inversion, ranks)
+    return Plan(config, stream, table_of(index), STRATEGIES[packing])
 
 
 def contents(rows):
@@ -38,6 +45,51 @@ def test_a_batch_is_the_same_whatever_was_asked_before(index, shares):
         assert contents(make_plan(index, **shares).batch(n)) == batches[n]
     for n in (3, 25, 11):
         assert contents(plan.batch(n)) == batches[n]
+
+
+@pytest.mark.parametrize("packing", STRATEGIES)
+def test_every_strategy_is_a_function_of_the_number_and_walks_the_stream(index, packing):
+    plan = make_plan(index, packing=packing, batch_size=8, ranks=4, dropout=0.3)
+    batches = [contents(plan.batch(n)) for n in range(24)]
+    again = make_plan(index, packing=packing, batch_size=8, ranks=4, dropout=0.3)
+    assert [contents(again.batch(n)) for n in (23, 5, 11)] == [batches[n] for n in (23, 5, 11)]
+    seen = [record for batch in batches for records, _, _ in batch for record in records]
+    stream = make_stream(MixtureConfig(), index, np.ones(len(index), bool), 0)
+    assert sorted(seen) == sorted(stream.records(0, len(seen)).tolist())
+    if packing == "pad_each_batch":
+        assert seen == stream.records(0, len(seen)).tolist()
+
+
+def test_the_budget_balances_ranks_where_fixed_length_does_not(index):
+    plans = {name: make_plan(index, packing=name, batch_size=16, ranks=4) for name in STRATEGIES}
+    found = {name: plan.statistics(0) for name, plan in plans.items()}
+    assert found["compute_budget"]["cost_imbalance"] < found["fixed_length"]["cost_imbalance"]
+    assert found["compute_budget"]["padding_share"] < 0.04 < 0.5 < found["pad_each_batch"]["padding_share"]
+
+
+def test_the_imbalance_is_that_of_the_rows_laid_out(index):
+    """The cost of each rank's rows from the visible pairs of their documents, padding seeing itself."""
+    cost = RowCost(1.0, 0.01)
+    stream = make_stream(MixtureConfig(), index, np.ones(len(index), bool), 0)
+    config = PlanConfig(0, 8, 2, 128, 0.4, ranks=4, cost=cost)
+    plan = Plan(config, stream, table_of(index), STRATEGIES["compute_budget"])
+    expected = []
+    for n in range(2):
+        rows = []
+        for row in plan.batch(n):
+            length = (index.plain - row_condition(index, row))[row.records] if len(row.records) else np.zeros(0, int)
+            pairs = index.pairs[row.records] - row.dropped * condition_pairs(index.plain, index.condition)[row.records]
+            rows.append(128 + 0.01 * (pairs.sum() + 128 - length.sum()))
+        ranks = np.asarray(rows).reshape(4, 2).sum(axis=1)
+        expected.append(ranks.max() / ranks.mean())
+    assert plan.statistics(0)["cost_imbalance"] == pytest.approx(np.mean(expected))
+
+
+def row_condition(index, row):
+    """Positions that the row's documents lost, by record."""
+    lost = np.zeros(len(index), int)
+    lost[row.records] = row.dropped * index.condition[row.records]
+    return lost
 
 
 def test_seeds_and_windows_give_other_batches(index):
@@ -77,7 +129,8 @@ def test_statistics_are_those_of_the_window(index):
     assert statistics["documents/text"] == pytest.approx(is_text.mean())
     assert statistics["tokens/text"] == pytest.approx(tokens[is_text].sum() / tokens.sum())
     assert set(statistics) == {
-        "padding_share", "documents_per_row", "documents/text", "documents/edit", "tokens/text", "tokens/edit"
+        "padding_share", "documents_per_row", "cost_imbalance",
+        "documents/text", "documents/edit", "tokens/text", "tokens/edit",
     }  # fmt: skip
 
 
@@ -128,11 +181,12 @@ def test_one_document_may_fill_a_whole_window(index):
 def test_rows_beyond_the_packed_ones_are_empty(index):
     """A packer whose last document never fits: the window gives up a row rather than a document."""
 
-    def stubborn(lengths, row_length):
+    def stubborn(lengths, row_length, rows=None):
+        del rows
         return [*pack_fixed_length(lengths[:4], row_length), *([np.empty(0, int)] * 50 if len(lengths) > 4 else [])]
 
     stream = make_stream(MixtureConfig(), index, np.ones(len(index), bool), 0)
-    plan = Plan(PlanConfig(0, 3, 4, 128, 0.0), stream, table_of(index), stubborn)
+    plan = Plan(PlanConfig(0, 3, 4, 128, 0.0), stream, table_of(index), Strategy(stubborn, arrange_at_random))
     rows = [row for n in range(4) for row in plan.batch(n)]
     assert len(rows) == 12 and sum(len(row.records) for row in rows) == 4
     assert any(not len(row.records) for row in rows)

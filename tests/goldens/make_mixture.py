@@ -12,7 +12,7 @@ import numpy as np
 
 from nextflow_jax.data.index import DocumentIndex, Keys
 from nextflow_jax.data.mixture import MixtureConfig, make_stream
-from nextflow_jax.data.packing import pack_fixed_length
+from nextflow_jax.data.packing import STRATEGIES
 from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig
 
 PATH = pathlib.Path(__file__).parent / "mixture.json"
@@ -48,10 +48,11 @@ def batches() -> dict[str, list[list[int]]]:
     """Rows of some global batches, by mixture: records, then for each 1 if dropped, 2 if inverted."""
     index, found = make_index(), {}
     inverted = np.where(index.task == TASKS.index("text_to_image"), index.plain, 0)
-    table = DocumentTable(index.plain, index.condition, index.task, index.tasks, inverted)
+    zeros = np.zeros(97, np.int64)
+    table = DocumentTable(index.plain, index.condition, index.task, index.tasks, inverted, zeros, zeros, zeros)
     for name, weights in WEIGHTS.items():
         stream = make_stream(MixtureConfig(weights), index, np.ones(97, bool), SEED)
-        plan = Plan(PlanConfig(SEED, 2, 3, 128, 0.3, 0.2), stream, table, pack_fixed_length)
+        plan = Plan(PlanConfig(SEED, 2, 3, 128, 0.3, 0.2), stream, table, STRATEGIES["fixed_length"])
         rows = [row for n in (0, 7, 20) for row in plan.batch(n)]
         found[name] = [[*row.records.tolist(), *(row.dropped + 2 * row.inverted).tolist()] for row in rows]
     return found

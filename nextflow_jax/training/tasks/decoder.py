@@ -20,6 +20,7 @@ from nextflow_jax.models.embedding import with_codebook
 from nextflow_jax.models.objective import hidden_loss
 from nextflow_jax.training.experiment import DecoderExperiment
 from nextflow_jax.training.flops import TRAINING_FACTOR, forward_flops
+from nextflow_jax.training.row_cost import row_cost
 from nextflow_jax.training.task import BatchSpec, Metrics, Variables
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -104,6 +105,7 @@ class DecoderTask:
             num_parts,
             accumulate=self._accumulate,
             vocabulary=self._experiment.model.vocabulary,
+            cost=row_cost(self._experiment.model),
         )
 
     def describe(self) -> dict[str, str]:
