@@ -11,8 +11,7 @@ have rows of 20,480 positions.
 
 Command: `python -m experiments.bench.packing`
 Cost: about 2 minutes on one core.
-Result, simulated (jax 0.10.2, `python -m experiments.bench.packing`), tokens a second relative to padding each batch, padding
-share, and imbalance (dearest rank to the mean):
+Result, simulated: tokens a second relative to padding each batch, padding share, imbalance (dearest rank to the mean):
 
     rows a rank     pad each batch        fixed length          compute budget
     8               1.00  0.875  1.026    7.54  0.000  1.035    7.78  0.002  1.000
