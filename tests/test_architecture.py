@@ -14,13 +14,14 @@ ROOMS = {
         *("config", "errors", "scales", "vocabulary", "image_layout", "sequence", "resize", "text", "chat"),
         "sampling.settings",
     ),
-    "platform": ("sharding", "compile_cache", "command"),
+    "platform": ("sharding", "compile_cache", "command", "aot.chips"),
     "models": ("models", "ops"),
     "vision": ("vision",),
     "convert": ("convert", "bundle"),
     "data": ("data",),
     "sampling": ("sampling",),
     "training": ("training",),
+    "aot": ("aot",),
     "evals": ("evals",),
     "report": ("report",),
     "commands": (
@@ -40,6 +41,7 @@ MAY_IMPORT = {
     "sampling": {"contracts", "platform", "models", "vision", "convert"},
     "evals": {"contracts", "vision", "convert", "data", "sampling"},
     "training": {"contracts", "platform", "models", "vision", "convert", "data", "evals"},
+    "aot": {"contracts", "platform", "models", "vision", "convert", "data", "sampling", "training"},
     "report": {"contracts", "evals", "training"},
     "commands": set(ROOMS) - {"commands"},
 }

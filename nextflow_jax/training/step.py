@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from nextflow_jax import sharding
+from nextflow_jax.aot import chips
 from nextflow_jax.training.accumulation import whole_gradients
 from nextflow_jax.training.keys import stream_key
 from nextflow_jax.training.optimizer import Optimizer, learning_rate, merge_params
@@ -16,14 +17,7 @@ from nextflow_jax.training.state import StateLayout, TrainState
 from nextflow_jax.training.task import BatchSpec, Metrics, Task
 
 PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12,
+    **chips.PEAK_FLOPS,
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA H100 80GB HBM3": 989e12,
