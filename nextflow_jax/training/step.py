@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from nextflow_jax import sharding
-from nextflow_jax.aot import chips
+from nextflow_jax.aot.chips import PEAK_FLOPS as TPU_PEAK_FLOPS
 from nextflow_jax.training.accumulation import whole_gradients
 from nextflow_jax.training.keys import stream_key
 from nextflow_jax.training.optimizer import Optimizer, learning_rate, merge_params
@@ -17,7 +17,7 @@ from nextflow_jax.training.state import StateLayout, TrainState
 from nextflow_jax.training.task import BatchSpec, Metrics, Task
 
 PEAK_FLOPS = {
-    **chips.PEAK_FLOPS,
+    **TPU_PEAK_FLOPS,
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA H100 80GB HBM3": 989e12,
