@@ -1,10 +1,10 @@
 """What command lines share: the --config and --config.a.b=V flags, and help texts that say what a command does.
 
-    parser = command_parser("train", "Trains what the configuration describes.", example="--config X.py --workdir DIR")
-    add_config_flag(parser)
-    parser.add_argument("--workdir", ...)
-    options, overrides = parse(parser, arguments)
-    config = load_experiment(options.config, overrides)
+parser = command_parser("train", "Trains what the configuration describes.", example="--config X.py --workdir DIR")
+add_config_flag(parser)
+parser.add_argument("--workdir", ...)
+options, overrides = parse(parser, arguments)
+config = load_experiment(options.config, overrides)
 """
 
 import argparse

@@ -9,6 +9,7 @@ from nextflow_jax.config import load_experiment
 from nextflow_jax.errors import run_entry_point
 from nextflow_jax.training.checkpoint import checkpoint_steps
 from nextflow_jax.training.experiment import prepare_experiment
+from nextflow_jax.training.goodput import Ledger
 from nextflow_jax.training.loop import train
 from nextflow_jax.training.tasks import make_task
 from nextflow_jax.training.workdir import prepare_workdir
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     options, overrides = command.parse(parser, arguments)
     config = load_experiment(options.config, overrides)
     workdir = prepare_workdir(options.workdir)
+    ledger = Ledger(workdir)
     if options.distributed:
         jax.distributed.initialize()
     compile_cache.enable()
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     if steps and steps[-1] >= experiment.train.steps:
         print(f"{workdir} is already complete: step {steps[-1]} of {experiment.train.steps}")
         return
-    train(experiment, make_task(experiment), workdir)
+    train(experiment, make_task(experiment), workdir, ledger=ledger)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,13 +14,15 @@ from nextflow_jax.sharding import local_part
 from nextflow_jax.training.task import BatchSpec, Task
 
 _END = object()
+_LOOK_EVERY = 0.005
+"""Seconds between two looks at whether the devices still work, while no batch is there."""
 
 
 class FeedTotals(NamedTuple):
     """What a feed counted since it began."""
 
     waited: float = 0.0
-    """Seconds that `next_batch` blocked."""
+    """Seconds that `next_batch` blocked while the devices had nothing to do."""
     batches: int = 0
     """Batches asked for."""
     ready: int = 0
@@ -58,17 +60,33 @@ class Feed:
         self._stop.set()
         self._thread.join(timeout=10)
 
-    def next_batch(self) -> dict[str, jax.Array]:
-        """The next global batch; raises what the task's iterator raised, or ValueError when it ended."""
-        ready, begin = self._queue.qsize(), time.perf_counter()
-        item = self._queue.get()
-        waited, batches, ready_before = self.totals
-        self.totals = FeedTotals(waited + time.perf_counter() - begin, batches + 1, ready_before + ready)
+    def next_batch(self, busy: Callable[[], bool] = lambda: False) -> dict[str, jax.Array]:
+        """The next global batch.
+
+        Args:
+          busy: whether the devices still work on an earlier one; waiting costs nothing so long.
+
+        Raises:
+          BaseException: what the task's iterator raised; ValueError when it ended.
+        """
+        ready = self._queue.qsize()
+        item, waited = self._get(busy)
+        self.totals = FeedTotals(self.totals.waited + waited, self.totals.batches + 1, self.totals.ready + ready)
         if item is _END:
             raise ValueError("the task's batches ended; Task.batches must not end")
         if isinstance(item, BaseException):
             raise item
         return item
+
+    def _get(self, busy: Callable[[], bool]) -> tuple[object, float]:
+        """What lies in the queue next, and the seconds that it was waited for with idle devices."""
+        begin = time.perf_counter()
+        while busy():
+            try:
+                return self._queue.get(timeout=_LOOK_EVERY), 0.0
+            except queue.Empty:
+                begin = time.perf_counter()
+        return self._queue.get(), time.perf_counter() - begin
 
     def _fill(self) -> None:
         try:

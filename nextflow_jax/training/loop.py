@@ -1,5 +1,6 @@
 """The training loop: build, restore, step, log, save. What is trained is the Task's matter, never the loop's."""
 
+import functools
 import io
 import pathlib
 import signal
@@ -11,15 +12,16 @@ from nextflow_jax import sharding
 from nextflow_jax.config import to_plain_dict
 from nextflow_jax.training.checkpoint import Checkpoints, Position, checkpoint_steps, read_meta
 from nextflow_jax.training.feed import Feed
+from nextflow_jax.training.goodput import Ledger
 from nextflow_jax.training.metrics import Window
 from nextflow_jax.training.preemption import StopSignal
-from nextflow_jax.training.program import Program, build_program
+from nextflow_jax.training.program import Program, StepProgram, build_program
 from nextflow_jax.training.progress import Progress
 from nextflow_jax.training.published_start import PublishedStart
 from nextflow_jax.training.run_log import RunLog
 from nextflow_jax.training.settings import Experiment, TrainConfig
 from nextflow_jax.training.state import StateLayout, TrainState, abstract_variables, init_state
-from nextflow_jax.training.task import Task
+from nextflow_jax.training.task import Metrics, Task
 from nextflow_jax.training.warm_start import INIT_FROM, WarmStart
 from nextflow_jax.training.workdir import check_resume, save_config
 
@@ -30,6 +32,7 @@ def train(
     workdir: pathlib.Path,
     devices: Sequence[jax.Device] | None = None,
     stream: io.TextIOBase | None = None,
+    ledger: Ledger | None = None,
 ) -> TrainState:
     """Trains to `experiment.train.steps`, continuing from the newest checkpoint in `workdir` if there is one.
 
@@ -39,6 +42,7 @@ def train(
       workdir: an existing, writable folder.
       devices: the devices of the mesh (all by default).
       stream: where progress goes (stderr by default).
+      ledger: keeps the time of this attempt; by default one that begins now.
 
     Returns:
       The last state.
@@ -48,6 +52,7 @@ def train(
       KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
     """
     settings = experiment.train
+    ledger = ledger or Ledger(workdir)
     steps = checkpoint_steps(workdir)
     start = steps[-1] if steps else 0
     fingerprints, warm_start = task.describe(), None
@@ -65,14 +70,19 @@ def train(
         progress.say(f"starting with {warm_start.count} arrays of {warm_start.origin}")
     checkpoints = Checkpoints(workdir, settings.keep, to_plain_dict(experiment), fingerprints)
     with StopSignal() as stop, checkpoints:
-        program = build_program(experiment, task, devices, workdir, progress)
-        state, position = _restore_or_init(experiment, task, program.layout, checkpoints, start, warm_start)
+        with ledger.phase("compile"):
+            program = build_program(experiment, task, devices, workdir, progress)
+        with ledger.phase("restore" if steps else "init"):
+            state, position = _restore_or_init(experiment, task, program.layout, checkpoints, start, warm_start)
         save_config(workdir, experiment)
         if jax.process_index() == 0:
             task.save_artifacts(workdir)
-        log = RunLog(workdir, settings, program.layout, progress, start, Window(position.window))
+        ledger.stand_at(start)
+        log = RunLog(workdir, settings, program.layout, progress, start, Window(position.window), ledger)
         try:
-            state = _run(settings, task, program, state, position.batch, checkpoints, stop, log)
+            with ledger.phase("step"):
+                state = _run(settings, task, program, state, position.batch, checkpoints, stop, log)
+            progress.say(ledger.account().describe())
         finally:
             log.close()
     if stop.interrupted:
@@ -111,7 +121,7 @@ def _run(
     stopping = stop.should_stop(step)
     with Feed(task, first_batch, rows, settings.prefetch) as feed:
         while step < settings.steps and not stopping:
-            batch = feed.next_batch()
+            batch = feed.next_batch(busy=functools.partial(_runs, pending))
             step_program = program.step_for(batch)
             state, metrics = step_program.compiled.call(state, constants, batch)
             step += 1
@@ -122,9 +132,11 @@ def _run(
             if step % settings.checkpoint_every == 0 or step == settings.steps or stopping:
                 log.add(*pending, feed.totals)
                 pending = None
-                with log.pause():
+                with log.ledger.phase("checkpoint"):
                     checkpoints.save(step, state, Position(first_batch + step - start, log.window.totals))
-    checkpoints.wait()
+                log.ledger.write(step)
+    with log.ledger.phase("checkpoint"):
+        checkpoints.wait()
     if stopping and step < settings.steps:
         reason = signal.Signals(stop.received).name if stop.received else "preemption"
         saved = "saved; " if step > start else ""
@@ -132,3 +144,8 @@ def _run(
     elif step > start:
         log.progress.say(f"done: step {step} of {settings.steps} saved")
     return state
+
+
+def _runs(pending: tuple[int, Metrics, StepProgram] | None) -> bool:
+    """Whether the devices still work on the step that was dispatched last."""
+    return pending is not None and not pending[1]["bad_steps"][0].is_ready()

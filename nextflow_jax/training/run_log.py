@@ -8,6 +8,7 @@ import jax
 
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.feed import FeedTotals
+from nextflow_jax.training.goodput import Ledger
 from nextflow_jax.training.metrics import MetricsFiles, Window
 from nextflow_jax.training.program import StepProgram
 from nextflow_jax.training.progress import Progress
@@ -27,17 +28,20 @@ class RunLog:
         progress: Progress,
         step: int,
         window: Window,
+        ledger: Ledger,
     ) -> None:
         self.step = step
         self.window = window
         self.progress = progress
+        self.ledger = ledger
         self._settings = settings
         mesh = layout.mesh
         self._peak = peak_flops(mesh.devices.flat[0], settings.peak_flops)
         self._num_devices = mesh.size
         self._files = MetricsFiles(workdir, step, settings.tensorboard) if jax.process_index() == 0 else None
         self._bad = 0
-        self._restart_clock(FeedTotals())
+        self._waited = 0.0
+        self._begin_window(FeedTotals())
 
     def add(self, step: int, metrics: Any, program: StepProgram, fed: FeedTotals) -> None:
         """Takes the metrics of `step` (blocks until they are computed); writes a record every `log_every` steps.
@@ -52,6 +56,8 @@ class RunLog:
           UserError: more than `max_bad_steps` steps in a row were not finite.
         """
         host = jax.device_get(metrics)
+        self.ledger.charge("data_wait", fed.waited - self._waited)
+        self._waited = fed.waited
         self.step = step
         self.window.add(host)
         self._steps += 1
@@ -67,18 +73,15 @@ class RunLog:
                 "stays; lower config.optimizer.learning_rate, or raise config.train.max_bad_steps"
             )
 
-    def pause(self) -> "_Pause":
-        """A context whose duration does not count as step time."""
-        return _Pause(self)
-
     def close(self) -> None:
         """Closes the files and the bar."""
+        self.ledger.write(self.step)
         if self._files:
             self._files.close()
         self.progress.close()
 
     def _write(self, step: int, fed: FeedTotals) -> None:
-        seconds = max(time.perf_counter() - self._begin, 1e-9)
+        seconds = max(self._running_seconds() - self._begin, 1e-9)
         waited, batches, ready = (now - before for now, before in zip(fed, self._fed))
         rate = self._steps / seconds
         record = {"step": step, "time": time.time(), **self.window.means()}
@@ -89,26 +92,22 @@ class RunLog:
             "data_wait": waited / seconds,
             "data_wait_s": waited,
             "batches_ready": ready / max(batches, 1),
+            "goodput": self.ledger.account().goodput,
         }
         if self._peak:
             record["mfu"] = self._flops / (seconds * self._peak * self._num_devices)
         if self._files:
             self._files.write(record)
+        self.ledger.write(step)
         self.progress.report(step, record)
         self.window.clear()
-        self._restart_clock(fed)
+        self._begin_window(fed)
 
-    def _restart_clock(self, fed: FeedTotals) -> None:
-        self._begin, self._fed = time.perf_counter(), fed
+    def _begin_window(self, fed: FeedTotals) -> None:
+        self._begin, self._fed = self._running_seconds(), fed
         self._steps, self._tokens, self._flops = 0, 0, 0.0
 
-
-class _Pause:
-    def __init__(self, log: RunLog) -> None:
-        self._log = log
-
-    def __enter__(self) -> None:
-        self._entered = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._log._begin += time.perf_counter() - self._entered
+    def _running_seconds(self) -> float:
+        """Seconds of this attempt in which it stepped or waited for data; those of checkpoints are not among them."""
+        spent = self.ledger.spent()
+        return spent["step"] + spent["data_wait"]

@@ -23,6 +23,7 @@ from nextflow_jax.text import TextTokenizerConfig
 from nextflow_jax.training.checkpoint import checkpoint_steps
 from nextflow_jax.training.experiment import ContrastiveExperiment, DecoderExperiment, TokenizerExperiment
 from nextflow_jax.training.loop import train
+from nextflow_jax.training.metric_table import is_timed
 from nextflow_jax.training.metrics import read_metrics
 from nextflow_jax.training.optimizer import OptimizerConfig
 from nextflow_jax.training.settings import TrainConfig
@@ -34,7 +35,6 @@ from nextflow_jax.vision.vit import ViTConfig
 from nextflow_jax.vocabulary import Vocabulary
 from tests import tiny_models
 
-TIMINGS = ("time", "tokens_per_s", "examples_per_s", "step_ms", "data_wait", "data_wait_s", "batches_ready")
 NUM_PICTURES = 20
 COLOURS = ("red", "green", "blue")
 PICTURES = PicturesConfig(name="drawn", size=(12, 12), languages=("en", "de"))
@@ -129,7 +129,7 @@ def run(experiment, workdir, prepare=lambda task: task):
 
 def logged(workdir):
     """The records of a run without what depends on the clock."""
-    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in read_metrics(workdir)]
+    return [{k: v for k, v in record.items() if not is_timed(k)} for record in read_metrics(workdir)]
 
 
 def check_resume(experiment, folder, expected, workdir):

@@ -65,3 +65,13 @@ def test_metrics_say_how_long_steps_waited_for_data(tmp_path):
         assert record["data_wait"] == pytest.approx(record["data_wait_s"] / seconds)
         assert record["batches_ready"] < 1
     assert read_metrics(tmp_path)[-1]["data_wait_s"] > 0.1 and read_metrics(tmp_path)[-1]["data_wait"] > 0.5
+
+
+def test_waiting_while_the_devices_work_costs_nothing():
+    with Feed(Slow(), 0, ROWS, depth=1) as feed:
+        for _ in range(4):
+            feed.next_batch(busy=lambda: True)
+        assert feed.totals.waited == 0
+        idle_after = time.perf_counter() + 0.03
+        feed.next_batch(busy=lambda: time.perf_counter() < idle_after)
+    assert 0 < feed.totals.waited < 0.05

@@ -16,16 +16,18 @@ import pytest
 from nextflow_jax.config import to_plain_dict
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.checkpoint import checkpoint_steps, restore_variables
+from nextflow_jax.training.goodput import account, read_entries
 from nextflow_jax.training.loop import train
+from nextflow_jax.training.metric_table import is_timed
 from nextflow_jax.training.metrics import read_metrics
 from tests.training.toy import ToyTask, toy_experiment
 
-TIMINGS = ("time", "tokens_per_s", "examples_per_s", "step_ms", "data_wait", "data_wait_s", "batches_ready", "mfu")
+TIMINGS = {"time", "tokens_per_s", "examples_per_s", "step_ms", "data_wait", "data_wait_s", "batches_ready", "mfu"}
 ONE = jax.devices()[:1]
 
 
 def values(workdir):
-    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in read_metrics(workdir)]
+    return [{k: v for k, v in record.items() if not is_timed(k)} for record in read_metrics(workdir)]
 
 
 def assert_same(left, right):
@@ -57,12 +59,18 @@ def uninterrupted(tmp_path_factory):
 def test_a_run_leaves_its_artifacts(uninterrupted):
     workdir, _, said = uninterrupted
     names = {path.name for path in workdir.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "sharding.txt", "artifact.txt"}
+    files = {"config.json", "metrics.jsonl", "goodput.jsonl", "sharding.txt", "artifact.txt"}
+    assert names == files | {"tensorboard", "checkpoints"}
     records = read_metrics(workdir)
     assert [record["step"] for record in records] == [4, 8, 12, 16, 20, 24]
-    assert set(TIMINGS) | {"loss", "squares", "grad_norm", "learning_rate"} <= records[0].keys()
+    assert TIMINGS | {"loss", "squares", "grad_norm", "learning_rate", "goodput"} <= records[0].keys()
     assert records[-1]["loss"] < records[0]["loss"]
     assert "58 parameters" in said and "compiled in" in said and "done: step 24 of 24 saved" in said
+    entries = read_entries(workdir)
+    total = account(entries)
+    assert total.wall == pytest.approx(entries[-1].end - entries[0].begin, abs=1e-3) and entries[-1].last == 24
+    assert all(total.seconds[name] > 0 for name in ("init", "compile", "step", "data_wait", "checkpoint"))
+    assert 0 < records[0]["goodput"] < 1 and "goodput" in said.splitlines()[-1]
 
 
 def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
@@ -166,6 +174,8 @@ def test_killed_in_the_middle_and_run_again_equals_uninterrupted(uninterrupted, 
     restored, expected = restore_variables(tmp_path), restore_variables(uninterrupted[0])
     assert_same((restored.params, restored.variables), (expected.params, expected.variables))
     assert values(tmp_path) == values(uninterrupted[0])
+    total = account(read_entries(tmp_path))
+    assert total.attempts == 3 and total.seconds["restart"] > 0 and total.seconds["restore"] > 0
 
 
 def test_saved_config_is_the_resolved_one(finished):

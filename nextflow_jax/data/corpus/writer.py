@@ -1,9 +1,9 @@
 """Writing a corpus: parts one by one, in any order and by any process; then the selection and corpus.json.
 
-    part-00000-of-00042.array_record    one unit's documents, packed
-    part-00000-of-00042.index.npz       their fingerprints, the counts of what the unit dropped, the part's checksum
-    selection.npz                       per split the numbers of the records that are kept, over all parts in order
-    corpus.json                         last: with it the corpus is finished, and the index parts are removed
+part-00000-of-00042.array_record    one unit's documents, packed
+part-00000-of-00042.index.npz       their fingerprints, the counts of what the unit dropped, the part's checksum
+selection.npz                       per split the numbers of the records that are kept, over all parts in order
+corpus.json                         last: with it the corpus is finished, and the index parts are removed
 """
 
 import collections

@@ -1,0 +1,48 @@
+"""What every name in metrics.jsonl means: one table, read by the report and by whoever compares runs."""
+
+import re
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """Metrics whose whole name matches `pattern`."""
+
+    pattern: str
+    meaning: str
+    timed: bool = False
+    """Whether it depends on the clock or the machine; all others are the same in a run that was stopped and resumed."""
+
+
+METRICS: tuple[Row, ...] = (
+    Row("step", "steps done when the record was written; the rest are means over the steps since the last record"),
+    Row("time", "Unix time, seconds", timed=True),
+    Row("loss", "what is minimised"),
+    Row("loss/.+", "its terms, before their weights (tokenizer); losses of generator and discriminator"),
+    Row("cross_entropy/(text|vision)", "nats a predicted token, every one counted once"),
+    Row(r"cross_entropy/scale_\d+", "nats a code of this scale, over all pictures; scale 1 is the coarsest"),
+    Row(r"accuracy/(text|vision|scale_\d+)", "share of predictions whose likeliest id is the right one"),
+    Row("fill", "share of positions that belong to a document"),
+    Row("learning_rate", "of parameters whose rate is not changed by optimizer.rates"),
+    Row("bad_steps", "share of steps whose loss or gradient was not finite; they changed nothing"),
+    Row("grad_norm", "L2 norm of the whole gradient, before clipping"),
+    Row("tokens_per_s", "positions a second, over all devices; checkpoints are not counted", timed=True),
+    Row("examples_per_s", "rows a second, over all devices", timed=True),
+    Row("step_ms", "milliseconds a step, waiting for data included, checkpoints not", timed=True),
+    Row("data_wait", "share of that time in which the devices had nothing to do for want of a batch", timed=True),
+    Row("data_wait_s", "the same in seconds since the last record", timed=True),
+    Row("batches_ready", "batches that lay ready when one was asked for; 0 means that data sets the speed", timed=True),
+    Row("mfu", "model FLOPs over peak FLOPs of all devices", timed=True),
+    Row("goodput", "share of the run's wall clock so far, restarts included, in which steps were done", timed=True),
+)
+"""In the order of the documentation; the first row that matches counts."""
+
+
+def find_row(name: str) -> Row | None:
+    """The row of a metric; None for one that a task reports and the table does not know."""
+    return next((row for row in METRICS if re.fullmatch(row.pattern, name)), None)
+
+
+def is_timed(name: str) -> bool:
+    """Whether a metric depends on the clock or the machine."""
+    row = find_row(name)
+    return row is not None and row.timed
