@@ -25,6 +25,11 @@ METRICS: tuple[Row, ...] = (
     Row("learning_rate", "of parameters whose rate is not changed by optimizer.rates"),
     Row("bad_steps", "share of steps whose loss or gradient was not finite; they changed nothing"),
     Row("grad_norm", "L2 norm of the whole gradient, before clipping"),
+    Row(
+        "grad_norm/layers_[1-4]", "in the last step of the record: of a quarter of the decoder's layers, first to last"
+    ),
+    Row("grad_norm/.+", "in the last step of the record: of a group of modules (module_groups.py), before clipping"),
+    Row("(update|param)_norm(/.+)?", "likewise, of what the step added to the parameters, and of these before it"),
     Row("tokens_per_s", "positions a second, over all devices; checkpoints are not counted", timed=True),
     Row("examples_per_s", "rows a second, over all devices", timed=True),
     Row("step_ms", "milliseconds a step, waiting for data included, checkpoints not", timed=True),

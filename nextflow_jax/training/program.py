@@ -58,9 +58,11 @@ def build_program(
     layout = make_layout(task, experiment.optimizer, experiment.train.steps, mesh, rules)
     sharding.local_part(sharding.batch_sharding(mesh, rules), experiment.train.batch_size)
     begin = time.perf_counter()
+    train = experiment.train
+    norms_every = train.log_every if train.norms else 0
     steps = {}
     for spec in task.batch_specs():
-        compiled = compile_step(task, layout, experiment.seed, spec, experiment.train.accumulate)
+        compiled = compile_step(task, layout, experiment.seed, spec, train.accumulate, norms_every)
         model_flops = task.flops_per_step(layout.abstract.params, spec)
         steps[_shapes(spec)] = StepProgram(compiled, model_flops, task.tokens_per_step(spec))
     seconds = time.perf_counter() - begin

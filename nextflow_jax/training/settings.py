@@ -33,6 +33,8 @@ class TrainConfig:
     peak_flops: float = 0.0
     """FLOP/s of one device for the MFU; 0 = known by device kind, and no MFU for unknown devices."""
     tensorboard: bool = True
+    norms: bool = True
+    """Norms of gradients, updates and parameters by group of modules, in the last step of each `log_every`."""
 
     def faults(self) -> Iterator[Fault]:
         """The rules these settings break."""

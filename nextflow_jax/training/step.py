@@ -1,6 +1,7 @@
 """The training step: a pure function of (state, batch), compiled ahead of the loop with explicit shardings."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from nextflow_jax import sharding
 from nextflow_jax.aot.chips import PEAK_FLOPS as TPU_PEAK_FLOPS
 from nextflow_jax.training.accumulation import whole_gradients
 from nextflow_jax.training.keys import stream_key
+from nextflow_jax.training.module_groups import norms
 from nextflow_jax.training.optimizer import Optimizer, learning_rate, merge_params
 from nextflow_jax.training.state import StateLayout, TrainState
 from nextflow_jax.training.task import BatchSpec, Metrics, Task
@@ -44,12 +46,17 @@ class CompiledStep:
     """Bytes on one device: arguments, outputs, aliased (donated), temporaries."""
 
 
-def make_train_step(task: Task, optimizer: Optimizer, seed: int, accumulate: int = 1) -> TrainStep:
+def make_train_step(
+    task: Task, optimizer: Optimizer, seed: int, accumulate: int = 1, norms_every: int = 0
+) -> TrainStep:
     """The training step as a pure function; `accumulate` parts of the batch one after another, see `whole_gradients`.
 
     The task's own "loss" pair, which may weigh steps by their tokens, goes before the plain mean over steps. A step
     whose loss or gradient is not finite changes nothing but the step count, and its metrics weigh nothing except
     "bad_steps": so no checkpoint ever holds a poisoned state.
+
+    Every `norms_every` steps (0: never) the metrics have the norms of `step_norms`, in others these weigh nothing and
+    cost nothing.
     """
 
     def train_step(state: TrainState, constants: Any, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
@@ -65,24 +72,33 @@ def make_train_step(task: Task, optimizer: Optimizer, seed: int, accumulate: int
         grad_norm = optax.tree.norm(optimizer.in_range(grads))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        def update() -> TrainState:
+        def update(measure: bool = False) -> tuple[TrainState, Metrics]:
             new_trained, opt_state = optimizer.update(grads, state.opt_state, trained, state.step)
-            return TrainState(
+            new_state = TrainState(
                 step=state.step,
                 params=merge_params(new_trained, frozen),
                 variables=variables,
                 opt_state=opt_state,
                 ema=optimizer.average(state.ema, new_trained, state.step),
             )
+            return new_state, step_norms(trained, new_trained, optimizer.in_range(grads)) if measure else unmeasured
 
-        new_state = jax.lax.cond(finite, update, lambda: state)
+        shapes = jax.eval_shape(step_norms, trained, trained, grads) if norms_every else {}
+        unmeasured = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        branches = [lambda: (state, unmeasured), update]
+        branch = finite.astype(jnp.int32)
+        if norms_every:
+            # A branch of its own: measuring what exists only while parameters are updated needs no memory there.
+            branches.append(functools.partial(update, measure=True))
+            branch += finite & ((state.step + 1) % norms_every == 0)
+        new_state, measured = jax.lax.switch(branch, branches)
         one = jnp.ones((), jnp.float32)
         general = {
             "loss": (loss, one),
             "grad_norm": (grad_norm, one),
             "learning_rate": (learning_rate(optimizer.config, optimizer.steps, state.step), one),
         }
-        metrics = {**general, **metrics}
+        metrics = {**measured, **general, **metrics}
         metrics = jax.tree.map(lambda value: jnp.where(finite, value.astype(jnp.float32), 0), metrics)
         metrics["bad_steps"] = (1 - finite.astype(jnp.float32), one)
         return new_state.replace(step=state.step + 1), metrics
@@ -90,13 +106,21 @@ def make_train_step(task: Task, optimizer: Optimizer, seed: int, accumulate: int
     return train_step
 
 
-def lower_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accumulate: int = 1) -> jax.stages.Lowered:
+def step_norms(before: Any, after: Any, grads: Any) -> Metrics:
+    """Norms of gradients, of what the step changed and of the parameters before it, by group of modules."""
+    change = jax.tree.map(jnp.subtract, after, before)
+    return {**norms("grad_norm", grads), **norms("update_norm", change), **norms("param_norm", before)}
+
+
+def lower_step(
+    task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accumulate: int = 1, norms_every: int = 0
+) -> jax.stages.Lowered:
     """Traces and lowers the step for the layout's mesh and one kind of batch, without allocating anything."""
     rows = sharding.batch_sharding(layout.mesh, layout.rules, task.batch_axes())
     everywhere = sharding.replicated(layout.mesh)
     batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows) for name, array in spec.items()}
     step = jax.jit(
-        make_train_step(task, layout.optimizer, seed, accumulate),
+        make_train_step(task, layout.optimizer, seed, accumulate, norms_every),
         in_shardings=(layout.shardings, everywhere, rows),
         out_shardings=(layout.shardings, everywhere),
         donate_argnums=0,
@@ -105,9 +129,11 @@ def lower_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accu
         return step.lower(layout.abstract, jax.eval_shape(task.constants), batch)
 
 
-def compile_step(task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accumulate: int = 1) -> CompiledStep:
+def compile_step(
+    task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accumulate: int = 1, norms_every: int = 0
+) -> CompiledStep:
     """Compiles the step for one kind of batch; nothing is compiled inside the loop."""
-    compiled = lower_step(task, layout, seed, spec, accumulate).compile()
+    compiled = lower_step(task, layout, seed, spec, accumulate, norms_every).compile()
     memory = compiled.memory_analysis()
     cost = compiled.cost_analysis()
     return CompiledStep(
