@@ -4,6 +4,7 @@
 #
 #   bash launch/setup.sh
 #   PYTHON=/opt/python3.12/bin/python3 bash launch/setup.sh     # with an interpreter of your choice
+#   EXTRAS=tpu,remote bash launch/setup.sh                      # with other extras of setup.cfg: on hosts of a cluster
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -40,12 +41,13 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 fi
 is_supported .venv/bin/python || fail ".venv has $(.venv/bin/python --version), not 3.11 or 3.12; remove .venv and rerun"
 
+extras="${EXTRAS:-openmoji,photographs,eval,dev}"
 stamp=.venv/nextflow_jax.stamp
-wanted="$(cat setup.cfg pyproject.toml launch/constraints.txt | cksum)"
+wanted="$extras $(cat setup.cfg pyproject.toml launch/constraints.txt | cksum)"
 if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
-  echo "setup: installing nextflow_jax[openmoji,photographs,eval,dev] (a few minutes the first time)"
+  echo "setup: installing nextflow_jax[$extras] (a few minutes the first time)"
   .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --retries 5 \
-    --constraint launch/constraints.txt --editable '.[openmoji,photographs,eval,dev]' </dev/null \
+    --constraint launch/constraints.txt --editable ".[$extras]" </dev/null \
     || fail "pip could not install the packages (its message is above); check the network and rerun"
   echo "$wanted" >"$stamp"
 fi

@@ -6,6 +6,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from nextflow_jax.report.__main__ import STAGES
 
 ROOT = pathlib.Path(__file__).parent.parent
-SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci" / "run"])
+SCRIPTS = sorted([*(ROOT / "launch").rglob("*.sh"), ROOT / ".ci" / "run"])
 COMMANDS = ("train", "extract", "export", "sample", "evaluate")
 
 
@@ -26,6 +27,12 @@ def test_scripts_are_sound_and_stop_at_the_first_failure(script):
     assert run("bash", "-n", str(script)).returncode == 0
     assert "set -euo pipefail" in script.read_text()
     assert os.access(script, os.X_OK)
+
+
+def test_scripts_have_no_faults_that_shellcheck_knows():
+    shellcheck = pathlib.Path(sys.executable).parent / "shellcheck"
+    found = run(shellcheck, "--external-sources", *map(str, SCRIPTS))
+    assert found.returncode == 0, found.stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,0 +1,205 @@
+#!/usr/bin/env bash
+# A job on Cloud TPU VMs that queued resources give: one slice, or several joined by the data centre's network.
+#
+#   bash launch/tpu_pod.sh ACTION --name NAME --zone ZONE [OPTIONS] [-- COMMAND...]
+#
+#   create    asks for the slices              stop      lets the job save and end
+#   wait      until they are there             restart   stop, then start
+#   setup     copies this commit, installs     logs      follows what a host says (--worker N)
+#   start     starts COMMAND on every host     status    state of the request; the job on every host
+#   keep      create, wait, setup, start; again whenever the slices are lost (spot), until COMMAND has ended well
+#   delete    gives the slices back
+#
+#   --type TYPE       accelerator type, e.g. v5p-512 (TensorCores), v6e-256 (chips)
+#   --slices N        slices of that type (default: 1); the configuration says --config.mesh.slice=N
+#   --project NAME    (default: gcloud's)
+#   --runtime NAME    software of the VMs (default: by the type)
+#   --spot            may be taken away; --reserved: from your reservation
+#   --bucket NAME     mounted on every host as ~/bucket: --workdir and shards must be seen by all hosts
+#   --worker N        the host whose log is followed (default: 0)
+#   --dry-run         print the commands
+#
+#   bash launch/tpu_pod.sh keep --name nextflow --zone us-east5-a --type v5p-512 --spot --bucket my-bucket -- \
+#     .venv/bin/python -m nextflow_jax.train --distributed --config experiments/nextflow/decoder.py:pretrain_256 \
+#     --workdir ../bucket/pretrain_256 --config.pipeline.shards=../bucket/shards_256
+#
+# COMMAND runs in the copied folder under nextflow_jax.supervise, which starts it again from the last checkpoint when it
+# dies. Every host finds the others through JAX (train --distributed). TPU7x has no queued resources: launch/gke.
+# gcloud's own login is used; nothing secret is kept here. Never run on a pod: checked by its dry run.
+set -euo pipefail
+# shellcheck source=launch/shared.sh
+source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
+
+folder=nextflow_jax
+# In a host's shell: "running", or the exit status that launch/host.sh left.
+# shellcheck disable=SC2016  # the host expands it
+job_state='kill -0 $(cat job.pid) 2>/dev/null && echo running || cat logs/*.status'
+action="" name="" type="" slices=1 runtime="" bucket="" worker=0
+place=() terms=()
+while (($#)); do
+  case "$1" in
+    --name) name="${2:?--name needs a value}"; shift ;;
+    --zone) place+=(--zone "${2:?--zone needs a value}"); shift ;;
+    --project) place+=(--project "${2:?--project needs a value}"); shift ;;
+    --type) type="${2:?--type needs a value}"; shift ;;
+    --slices) slices="${2:?--slices needs a number}"; shift ;;
+    --runtime) runtime="${2:?--runtime needs a value}"; shift ;;
+    --bucket) bucket="${2:?--bucket needs a value}"; shift ;;
+    --worker) worker="${2:?--worker needs a number}"; shift ;;
+    --spot) terms+=(--spot) ;;
+    --reserved) terms+=(--reserved) ;;
+    --dry-run) dry_run=1 ;;
+    -h | --help) show_help; exit 0 ;;
+    --) shift; break ;;
+    -*) usage "unknown option $1" ;;
+    *) [[ -z "$action" ]] || usage "one action at a time; a command goes after --"; action="$1" ;;
+  esac
+  shift
+done
+command=("$@")
+[[ -n "$action" ]] || usage "ACTION is missing"
+[[ -n "$name" ]] || usage "--name is missing"
+[[ "${place[*]-}" == *--zone* ]] || usage "--zone is missing"
+[[ "$slices" =~ ^[1-9][0-9]*$ ]] || usage "--slices $slices: must be a positive number"
+
+# The platform (launch/flags.sh) and the VMs' software go with the type:
+# https://cloud.google.com/tpu/docs/runtimes
+read_type() {
+  case "$type" in
+    v5litepod-*) platform=v5e default_runtime=v2-alpha-tpuv5-lite ;;
+    v5p-*) platform=v5p default_runtime=v2-alpha-tpuv5 ;;
+    v6e-*) platform=v6e default_runtime=v2-alpha-tpuv6e ;;
+    "") usage "--type is missing" ;;
+    *) usage "--type $type: must be v5litepod-N, v5p-N or v6e-N" ;;
+  esac
+}
+
+need_command() {
+  ((${#command[@]})) || usage "COMMAND is missing; it goes after --"
+}
+
+# nodes: one name a slice, as queued resources give them.
+nodes() {
+  if ((slices == 1)); then echo "$name"; else seq -f "$name-%.0f" 0 $((slices - 1)); fi
+}
+
+# on_hosts COMMAND: in a shell of every host of every slice.
+on_hosts() {
+  local node
+  for node in $(nodes); do
+    run gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --batch-size=all --command "$1"
+  done
+}
+
+create() {
+  local which=(--node-id "$name")
+  read_type
+  if ((slices > 1)); then which=(--node-count "$slices" --node-prefix "$name"); fi
+  run gcloud compute tpus queued-resources create "$name" "${place[@]}" --accelerator-type "$type" \
+    --runtime-version "${runtime:-$default_runtime}" "${which[@]}" ${terms[@]+"${terms[@]}"}
+}
+
+state() {
+  run gcloud compute tpus queued-resources describe "$name" "${place[@]}" --format 'value(state.state)'
+}
+
+wait_active() {
+  local now
+  if ((dry_run)); then
+    state
+    return
+  fi
+  until now="$(state)" && [[ "$now" == ACTIVE ]]; do
+    case "$now" in FAILED | SUSPENDED | SUSPENDING) fail "queued resource $name is $now" ;; esac
+    say "$name: ${now:-unknown}"
+    sleep 30
+  done
+}
+
+setup() {
+  local archive node install
+  archive="/tmp/$name.tar.gz"
+  # Ubuntu 22.04 of the VMs comes with Python 3.10.
+  install="sudo apt-get update -q && sudo apt-get install -qy python3.11-venv"
+  install+=" && mkdir -p $folder && tar -xzf $name.tar.gz -C $folder && cd $folder"
+  install+=" && EXTRAS=tpu,remote,hf bash launch/setup.sh"
+  if [[ -n "$bucket" ]]; then
+    install+=" && mkdir -p ~/bucket && (mountpoint -q ~/bucket || gcsfuse --implicit-dirs $(quoted "$bucket") ~/bucket)"
+  fi
+  run git -C "$(dirname "${BASH_SOURCE[0]}")/.." archive --format=tar.gz --output "$archive" HEAD
+  for node in $(nodes); do
+    run gcloud compute tpus tpu-vm scp "$archive" "$node:" "${place[@]}" --worker=all --batch-size=all
+  done
+  on_hosts "$install"
+}
+
+start() {
+  local job
+  need_command
+  read_type
+  job="$(quoted bash launch/host.sh "$platform" --log logs --until-complete -- \
+    .venv/bin/python -m nextflow_jax.supervise -- "${command[@]}")"
+  # The session of its own survives the end of ssh; `status` and `stop` find it by its number.
+  on_hosts "cd $folder && { setsid nohup $job >/dev/null 2>&1 </dev/null & echo \$! >job.pid; }"
+}
+
+stop() {
+  # The first host that is told makes all of them save and end: the others may be gone by then.
+  on_hosts "cd $folder && { kill -TERM \$(cat job.pid) 2>/dev/null || true; } && \
+while kill -0 \$(cat job.pid) 2>/dev/null; do sleep 1; done"
+}
+
+status() {
+  state
+  on_hosts "cd $folder && { $job_state; }; tail -n 1 logs/*.log"
+}
+
+logs() {
+  local node
+  node="$(nodes | head -n 1)"
+  run gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker="$worker" \
+    --command "tail -n 100 -F $folder/logs/*.log"
+}
+
+delete() {
+  run gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet
+}
+
+# job_status: of the first host's part of the job: "running", its exit status, or nothing when the host does not answer.
+job_status() {
+  gcloud compute tpus tpu-vm ssh "$(nodes | head -n 1)" "${place[@]}" --worker=0 \
+    --command "cd $folder && { $job_state; }" || true
+}
+
+keep() {
+  need_command
+  while true; do
+    create
+    wait_active
+    setup
+    start
+    if ((dry_run)); then return; fi
+    while [[ "$(state)" == ACTIVE ]]; do
+      sleep 60
+      case "$(job_status)" in
+        running | "") ;;
+        0) say "done. The slices are still rented; give them back with: bash launch/tpu_pod.sh delete"; return ;;
+        75) say "stopped before the last step; starting it again"; start ;;
+        *) fail "the job has failed; see: bash launch/tpu_pod.sh logs. The slices are still rented" ;;
+      esac
+    done
+    say "$name was taken away; asking again"
+    delete
+  done
+}
+
+case "$action" in
+  create | setup | start | stop | status | logs | delete | keep) "$action" ;;
+  wait) wait_active ;;
+  restart)
+    need_command
+    stop
+    start
+    ;;
+  *) usage "unknown action $action" ;;
+esac

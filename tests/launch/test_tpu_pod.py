@@ -1,0 +1,98 @@
+import pytest
+
+PLACE = ["--name", "nf", "--zone", "us-east5-a"]
+TRAIN = ["--", "python", "-m", "nextflow_jax.train", "--workdir", "../bucket/a run"]
+GCLOUD = "gcloud compute tpus"
+HOSTS = "--zone us-east5-a --worker=all --batch-size=all"
+
+
+@pytest.mark.parametrize(
+    ("type_", "runtime"),
+    [("v5p-512", "v2-alpha-tpuv5"), ("v5litepod-256", "v2-alpha-tpuv5-lite"), ("v6e-256", "v2-alpha-tpuv6e")],
+)
+def test_slices_are_asked_for_with_the_software_of_their_type(dry, type_, runtime):
+    request = f"--accelerator-type {type_} --runtime-version {runtime}"
+    one = dry("tpu_pod.sh", "create", *PLACE, "--type", type_, "--dry-run")
+    assert one == [f"{GCLOUD} queued-resources create nf --zone us-east5-a {request} --node-id nf"]
+    terms = ["--slices", "2", "--spot", "--project", "p"]
+    two = dry("tpu_pod.sh", "create", *PLACE, *terms, "--type", type_, "--dry-run")
+    place = "--zone us-east5-a --project p"
+    assert two == [f"{GCLOUD} queued-resources create nf {place} {request} --node-count 2 --node-prefix nf --spot"]
+
+
+def test_setup_copies_the_commit_to_every_slice_and_installs(dry):
+    lines = dry("tpu_pod.sh", "setup", *PLACE, "--slices", "2", "--bucket", "b", "--dry-run")
+    assert "archive --format=tar.gz --output /tmp/nf.tar.gz HEAD" in lines[0]
+    assert [line.split(": ")[0] for line in lines[1:3]] == [
+        f"{GCLOUD} tpu-vm scp /tmp/nf.tar.gz nf-{index}" for index in range(2)
+    ]
+    assert all(f"{GCLOUD} tpu-vm ssh nf-{index} {HOSTS} --command" in lines[3 + index] for index in range(2))
+    assert "EXTRAS=tpu,remote,hf bash launch/setup.sh" in lines[3] and "gcsfuse --implicit-dirs b" in lines[3]
+
+
+def test_every_host_starts_the_command_with_flags_and_supervisor(dry):
+    (line,) = dry("tpu_pod.sh", "start", *PLACE, "--type", "v6e-16", "--dry-run", *TRAIN)
+    assert line.startswith(f"{GCLOUD} tpu-vm ssh nf {HOSTS}")
+    assert "launch/host.sh v6e --log logs --until-complete -- .venv/bin/python -m nextflow_jax.supervise --" in line
+    assert "'\\''../bucket/a run'\\''" in line  # quoted once for this shell and once for the host's
+
+
+def test_the_other_actions(dry):
+    arguments = [*PLACE, "--type", "v5p-8", "--dry-run"]
+    assert dry("tpu_pod.sh", "delete", *arguments) == [
+        f"{GCLOUD} queued-resources delete nf --zone us-east5-a --force --quiet"
+    ]
+    assert dry("tpu_pod.sh", "wait", *arguments) == [
+        f"{GCLOUD} queued-resources describe nf --zone us-east5-a --format 'value(state.state)'"
+    ]
+    stop, start = dry("tpu_pod.sh", "stop", *arguments), dry("tpu_pod.sh", "start", *arguments, *TRAIN)
+    assert dry("tpu_pod.sh", "restart", *arguments, *TRAIN) == [*stop, *start]
+    assert "kill -TERM $(cat job.pid)" in stop[0]
+    assert "--worker=3 --command 'tail" in dry("tpu_pod.sh", "logs", *arguments, "--worker", "3")[0]
+
+
+def test_keep_asks_again_when_slices_are_lost_and_ends_when_training_is_complete(launch, stand_in, calls, tmp_path):
+    """The slices are lost after the first look at the job; then it is stopped once before its end, and completes."""
+    states, statuses = "ACTIVE ACTIVE SUSPENDED ACTIVE ACTIVE ACTIVE", "running 75 0"
+    (tmp_path / "states").write_text("\n".join(states.split()) + "\n")
+    (tmp_path / "statuses").write_text("\n".join(statuses.split()) + "\n")
+    take = f"take() {{ head -n 1 {tmp_path}/$1; sed -i 1d {tmp_path}/$1; }}\n"
+    answers = 'case "$*" in *describe*) take states ;; *status*) take statuses ;; esac'
+    stand_in("sleep")
+    folder = stand_in("gcloud", take + answers)
+    done = launch("tpu_pod.sh", "keep", *PLACE, "--type", "v5p-8", "--spot", *TRAIN, stand_ins=folder)
+    assert done.returncode == 0, done.stderr
+    kinds = ("queued-resources create", "queued-resources delete", "scp", "nohup")
+    made = [next((kind for kind in kinds if kind in call), "") for call in calls()]
+    order = [kind for kind in made if kind]
+    assert order == [kinds[0], "scp", "nohup", kinds[1], kinds[0], "scp", "nohup", "nohup"]
+    assert "nf was taken away; asking again" in done.stderr and "done." in done.stderr
+
+
+def test_keep_ends_when_the_job_has_failed(launch, stand_in):
+    stand_in("sleep")
+    folder = stand_in("gcloud", 'case "$*" in *describe*) echo ACTIVE ;; *status*) echo 1 ;; esac')
+    done = launch("tpu_pod.sh", "keep", *PLACE, "--type", "v5p-8", *TRAIN, stand_ins=folder)
+    assert done.returncode == 1 and "the job has failed" in done.stderr
+
+
+def test_wait_ends_when_the_request_has_failed(launch, stand_in):
+    folder = stand_in("gcloud", "echo FAILED")
+    done = launch("tpu_pod.sh", "wait", *PLACE, stand_ins=folder)
+    assert done.returncode == 1 and "queued resource nf is FAILED" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["create", "--zone", "z"], "--name is missing"),
+        (["create", "--name", "n"], "--zone is missing"),
+        (["create", *PLACE], "--type is missing"),
+        (["create", *PLACE, "--type", "tpu7x-8"], "must be v5litepod-N, v5p-N or v6e-N"),
+        (["start", *PLACE, "--type", "v5p-8"], "COMMAND is missing"),
+        (["fly", *PLACE], "unknown action fly"),
+    ],
+)
+def test_wrong_usage_is_refused(launch, arguments, said):
+    done = launch("tpu_pod.sh", *arguments)
+    assert done.returncode == 2 and said in done.stderr
