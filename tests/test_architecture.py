@@ -102,12 +102,14 @@ def test_files_and_functions_can_be_read_in_one_sitting(path):
 
 
 def test_every_test_file_mirrors_a_module():
-    """tests/data/test_shards.py stands for nextflow_jax/data/shards.py or a module whose name it begins with."""
+    """tests/data/test_shards.py stands for nextflow_jax/data/shards.py or a module whose name it begins with, and
+    tests/launch/test_host.py for launch/host.sh."""
     special = {"test_launch", "test_architecture", "test_experiments", "test_ablations", "test_against_torch"}
     special |= {"test_decoder_stages"}
     strays = []
     for path in (ROOT / "tests").rglob("test_*.py"):
-        folder = PACKAGE / path.parent.relative_to(ROOT / "tests")
+        inside = path.parent.relative_to(ROOT / "tests")
+        folder = (ROOT if inside.name == "launch" else PACKAGE) / inside
         subject = path.stem.removeprefix("test_")
         modules = [module.stem for module in folder.glob("*")] if folder.is_dir() else []
         if path.stem not in special and not any(subject.startswith(module) for module in modules):
