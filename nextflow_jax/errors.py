@@ -1,8 +1,17 @@
-"""The exception that means "the user can fix this": entry points turn it into one line and an exit status."""
+"""The exceptions that end a command in one line and an exit status: the user can fix this, or a restart cures it."""
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+
+DONE, BAD_INPUT, USAGE, DOES_NOT_FIT = 0, 1, 2, 3
+TRANSIENT = 75
+"""EX_TEMPFAIL of sysexits.h."""
+INTERRUPTED = 130
+
+NOT_CURED_BY_RESTART = (BAD_INPUT, USAGE, DOES_NOT_FIT)
+"""Statuses after which the same command would end in the same way."""
 
 
 class UserError(Exception):
@@ -12,8 +21,15 @@ class UserError(Exception):
     """
 
 
+class TransientError(Exception):
+    """The surroundings failed (another process, a device, a disk): the same command may go on once they are well.
+
+    Entry points print the message as one line and exit with status 75, at which launchers start the command again.
+    """
+
+
 def run_entry_point(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> None:
-    """Calls `main(arguments)` and exits: 0 done, 1 bad input, 2 usage (argparse), 130 interrupted.
+    """Calls `main(arguments)` and exits: 0 done, 1 bad input, 2 usage (argparse), 75 try again, 130 interrupted.
 
     What the package logs, such as which kernels it chose and why, goes to standard error, a line each.
 
@@ -25,10 +41,24 @@ def run_entry_point(main: Callable[[Sequence[str]], None], arguments: Sequence[s
     logging.getLogger("nextflow_jax").setLevel(logging.INFO)
     try:
         main(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
+    except (UserError, TransientError, KeyboardInterrupt) as error:
+        sys.exit(report(error))
+    sys.exit(DONE)
+
+
+def report(error: BaseException) -> int:
+    """Tells the user of an error on standard error, in one line where it is one of ours; returns the exit status."""
+    status = BAD_INPUT
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else BAD_INPUT
+    elif isinstance(error, KeyboardInterrupt):
         print("interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        status = INTERRUPTED
+    elif isinstance(error, UserError | TransientError):
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        status = TRANSIENT if isinstance(error, TransientError) else BAD_INPUT
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status

@@ -1,11 +1,13 @@
 """`python -m nextflow_jax.train`: trains what an experiment describes, in a folder, from where it stands."""
 
+import contextlib
 from collections.abc import Sequence
 
 import jax
 
 from nextflow_jax import command, compile_cache
-from nextflow_jax.config import load_experiment
+from nextflow_jax.config import from_config_dict, load_experiment
+from nextflow_jax.distributed import DistributedConfig, joined
 from nextflow_jax.errors import run_entry_point
 from nextflow_jax.training.checkpoint import checkpoint_steps
 from nextflow_jax.training.experiment import prepare_experiment
@@ -34,21 +36,23 @@ def main(arguments: Sequence[str]) -> None:
         "--distributed",
         action="store_true",
         help="join the other processes of this job first (TPU pods and Slurm are recognised; elsewhere set "
-        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID)",
+        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, as python -m nextflow_jax.supervise does)",
     )
     options, overrides = command.parse(parser, arguments)
     config = load_experiment(options.config, overrides)
     workdir = prepare_workdir(options.workdir)
     ledger = Ledger(workdir)
+    membership = contextlib.nullcontext()
     if options.distributed:
-        jax.distributed.initialize()
-    compile_cache.enable()
-    experiment = prepare_experiment(config, jax.device_count())
-    steps = checkpoint_steps(workdir)
-    if steps and steps[-1] >= experiment.train.steps:
-        print(f"{workdir} is already complete: step {steps[-1]} of {experiment.train.steps}")
-        return
-    train(experiment, make_task(experiment), workdir, ledger=ledger)
+        membership = joined(from_config_dict(DistributedConfig, config.distributed, "config.distributed"))
+    with membership:
+        compile_cache.enable()
+        experiment = prepare_experiment(config, jax.device_count())
+        steps = checkpoint_steps(workdir)
+        if steps and steps[-1] >= experiment.train.steps:
+            print(f"{workdir} is already complete: step {steps[-1]} of {experiment.train.steps}")
+            return
+        train(experiment, make_task(experiment), workdir, ledger=ledger)
 
 
 if __name__ == "__main__":

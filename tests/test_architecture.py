@@ -14,7 +14,7 @@ ROOMS = {
         *("config", "errors", "scales", "vocabulary", "image_layout", "sequence", "resize", "text", "chat"),
         "sampling.settings",
     ),
-    "platform": ("sharding", "compile_cache", "command", "aot.chips"),
+    "platform": ("sharding", "compile_cache", "command", "distributed", "aot.chips"),
     "models": ("models", "ops"),
     "vision": ("vision",),
     "convert": ("convert", "bundle"),
@@ -25,7 +25,7 @@ ROOMS = {
     "evals": ("evals",),
     "report": ("report",),
     "commands": (
-        *("train", "extract", "export", "sample", "evaluate", "compile", "convert.__main__"),
+        *("train", "extract", "export", "sample", "evaluate", "compile", "supervise", "convert.__main__"),
         *("data.ingest.__main__", "data.inspect"),
     ),
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from nextflow_jax.config import Fault
+from nextflow_jax.distributed import DistributedConfig
 from nextflow_jax.errors import UserError
 from nextflow_jax.sharding import BATCH_AXES, MeshConfig, make_rules
 from nextflow_jax.training.optimizer import OptimizerConfig
@@ -60,6 +61,7 @@ class Experiment:
     train: TrainConfig = TrainConfig()
     init_from: InitFromConfig = InitFromConfig()
     """Another run whose weights this one starts from."""
+    distributed: DistributedConfig = DistributedConfig()
 
     FIXED: ClassVar[tuple[str, ...]] = ("kind", "seed", "init_from")
     """Fields (or groups) that a resumed run must not change, because its checkpoint's arrays depend on them."""
