@@ -1,16 +1,19 @@
-"""Packing strategies on a mixture like Table 2's at the 512 level, simulated from the FLOPs model for 64 ranks.
+"""Packing strategies on a mixture like Table 2's: simulated at the 512 level for 64 ranks, and trained on at toy size.
 
 What it asks: how many tokens a second each strategy leaves when every rank waits for the one with the most work. The
 paper's Table 3 has 620 tokens/s a GPU padding each batch, 2110 with a fixed length, 2517 with a compute budget.
 
-Documents have the positions and visible pairs of real ones: 41 picture sizes with their schedules, captions of about 60
-tokens, texts with a lognormal spread around 500, edits with two pictures, interleaved documents and frames with two to
-five; tasks by the counts of stage pretrain_512. A row costs what `row_cost` says of the 7B decoder, padding included.
-"pad each batch" pads its rows to the longest document of the batch, as programs with dynamic shapes can; all others
-have rows of 20,480 positions.
+Simulated: documents have the positions and visible pairs of real ones (`table2_documents`); tasks by the counts of
+stage pretrain_512. A row costs what `row_cost` says of the 7B decoder, padding included. "pad each batch" pads its rows
+to the longest document of the batch, as programs with dynamic shapes can; all others have rows of 20,480 positions.
+
+Trained: the small decoder on this machine's CPU, 8 rows a step, on documents a 1/18 as long. All strategies read the
+same stretch of the same stream, a window of 6 packed batches; "pad each batch" has a program for every multiple of 128
+positions and takes the shortest that holds its batch. Steps of the three take turns, so that what else the machine
+does hits all alike; neither compilation nor reading counts. One device waits for no other: the gain is padding's alone.
 
 Command: `python -m experiments.bench.packing`
-Cost: about 2 minutes on one core.
+Cost: about 5 minutes on two cores, most of it compilation.
 Result, simulated: tokens a second relative to padding each batch, padding share, imbalance (dearest rank to the mean):
 
     rows a rank     pad each batch        fixed length          compute budget
@@ -19,7 +22,6 @@ Result, simulated: tokens a second relative to padding each batch, padding share
 """
 
 import argparse
-import io
 import json
 import pathlib
 import tempfile
@@ -29,32 +31,31 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from experiments.nextflow.decoder import (
-    AT_512,
-    BASE_LADDER,
-    CODE_DIM,
-    CODES,
-    LEVEL_SCALES,
-    LEVELS,
-    MAX_SCALES,
-    QWEN_ROWS,
+from experiments.bench.shard_training import ShardRows, small_experiment
+from experiments.bench.table2_documents import (
+    TASKS,
+    level_shape,
+    make_document,
+    mixed_documents,
+    toy_shape,
+    write_shards,
 )
-from nextflow_jax.config import load_experiment
+from experiments.nextflow.decoder import AT_512, CODE_DIM, CODES, LEVELS, MAX_SCALES, QWEN_ROWS
+from nextflow_jax import compile_cache, sharding
 from nextflow_jax.data.index import DocumentIndex, Keys
 from nextflow_jax.data.mixture import MixtureConfig, make_stream
 from nextflow_jax.data.packing import STRATEGIES
+from nextflow_jax.data.pipeline import PipelineConfig
 from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig, RowPlan, imbalance
-from nextflow_jax.data.records import EncodedDocument, EncodedImage, EncodedSegment, EncodedText
 from nextflow_jax.data.segments import PositionCounts, condition_pairs, count_positions
-from nextflow_jax.data.shards import open_shards
+from nextflow_jax.data.shards import ShardSet
 from nextflow_jax.errors import run_entry_point
 from nextflow_jax.models.presets import decoder_preset
-from nextflow_jax.scales import ScheduleFamily, level_family
-from nextflow_jax.training.experiment import prepare_experiment
-from nextflow_jax.training.loop import train
-from nextflow_jax.training.metrics import read_metrics
+from nextflow_jax.sequence import SequenceConfig
+from nextflow_jax.training.experiment import DecoderExperiment
 from nextflow_jax.training.row_cost import row_cost
-from nextflow_jax.training.tasks import make_task
+from nextflow_jax.training.state import init_state, make_layout
+from nextflow_jax.training.step import compile_step
 from nextflow_jax.vocabulary import Vocabulary
 
 LEVEL = 512
@@ -64,19 +65,22 @@ WINDOW = 16
 DROPOUT = 0.1
 DISTINCT = 3000
 """Documents of every task that are drawn from again and again."""
+TRAINED_WINDOW, TRAINED_ROWS, TRAINED_LENGTH = 6, 8, 1152
+WIDTH_STEP = 128
+"""Programs of "pad each batch" are multiples of this long."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Prints one JSON object a strategy."""
     parser = argparse.ArgumentParser("python -m experiments.bench.packing", description=__doc__)
     parser.add_argument("--windows", type=int, default=4, help="of 16 batches each (%(default)s)")
-    parser.add_argument("--shards", default="", help="also train the quickstart's decoder on these, with each strategy")
-    parser.add_argument("--steps", type=int, default=60, help="of that training (%(default)s)")
+    parser.add_argument("--parts", default="simulate,train", help="which to measure (%(default)s)")
     flags = parser.parse_args(arguments)
-    for rows in (LEVELS[LEVEL].rows, RANKS):
-        simulate(rows, flags.windows)
-    if flags.shards:
-        measure_training(flags.shards, flags.steps)
+    if "simulate" in flags.parts:
+        for rows in (LEVELS[LEVEL].rows, RANKS):
+            simulate(rows, flags.windows)
+    if "train" in flags.parts:
+        measure_training()
 
 
 def simulate(rows: int, windows: int) -> None:
@@ -105,31 +109,35 @@ def simulate(rows: int, windows: int) -> None:
         print(json.dumps(line), flush=True)
 
 
-def measure_training(shards: str, steps: int) -> None:
-    """Prints what the quickstart's decoder trains on in a second, padding left out, with each strategy."""
-    index = open_shards(shards).index("train")
-    longest = int((index.plain + index.context).max())  # the quickstart feeds context blocks
+def measure_training() -> None:
+    """Prints what the small decoder trains on in a second, padding left out, with each strategy."""
+    compile_cache.enable()
+    shape = toy_shape()
+    with tempfile.TemporaryDirectory() as folder:
+        shards = write_shards(pathlib.Path(folder) / "shards", mixed_documents(2000, shape, 0), shape)
+        batches = {name: _window_of(name, shards) for name in STRATEGIES}
+        documents = sum(int(batch["document"].max(axis=1).sum()) for batch in batches["compute_budget"])
+        batches["pad_each_batch"] = batches["pad_each_batch"][: round(documents / TRAINED_ROWS)]
+        train = _Trainer(shards, sorted({_width(batch) for own in batches.values() for batch in own}))
+    seconds = dict.fromkeys(batches, 0.0)
+    # A strategy's k-th batch comes when the same share of the others is through.
+    turns = sorted((i / len(own), name, i) for name, own in batches.items() for i in range(len(own)))
+    train(batches["compute_budget"][0])
+    for _, name, i in turns:
+        seconds[name] += train(batches[name][i])
     base = 0.0
-    for name in STRATEGIES:
-        overrides = [f"pipeline.shards={shards}", f"pipeline.packing={name}", f"train.steps={steps}"]
-        overrides += [f"train.log_every={steps // 2}", "pipeline.mixture.weights=()"]
-        if name == "pad_each_batch":
-            overrides.append(f"pipeline.row_length={longest}")
-        config = load_experiment("experiments/openmoji/quickstart.py:decoder", overrides)
-        experiment = prepare_experiment(config, jax.device_count())
-        with tempfile.TemporaryDirectory() as folder:
-            workdir = pathlib.Path(folder)
-            train(experiment, make_task(experiment), workdir, jax.devices(), io.StringIO())
-            last = read_metrics(workdir)[-1]
-        tokens = last["tokens_per_s"] * last["fill"]
-        base = base or tokens
+    for name, own in batches.items():
+        positions = sum(batch["document"].size for batch in own)
+        tokens = sum(int(np.count_nonzero(batch["document"])) for batch in own)
+        base = base or tokens / seconds[name]
         line = {
             "trained": name,
-            "row_length": experiment.pipeline.row_length,
-            "tokens_per_s": round(tokens),
-            "tokens_per_s_relative": round(tokens / base, 2),
-            "padding": round(1 - last["fill"], 4),
-            "step_ms": round(last["step_ms"]),
+            "tokens_per_s": round(tokens / seconds[name]),
+            "tokens_per_s_relative": round(tokens / seconds[name] / base, 2),
+            "padding": round(1 - tokens / positions, 4),
+            "documents": sum(int(batch["document"].max(axis=1).sum()) for batch in own),
+            "steps": len(own),
+            "step_ms": round(1000 * seconds[name] / len(own)),
         }
         print(json.dumps(line), flush=True)
 
@@ -169,47 +177,81 @@ def measure(
 
 def make_documents(generator: np.random.Generator) -> tuple[DocumentTable, DocumentIndex]:
     """What a plan knows of `DISTINCT` documents of each task."""
-    sizes = level_family(LEVEL).sizes
-    family = ScheduleFamily(BASE_LADDER[: LEVEL_SCALES[LEVEL]], level_family(LEVEL).stride, sizes)
-    tasks = tuple(task for task, _ in AT_512)
+    shape = level_shape(LEVEL)
     counts: list[PositionCounts] = []
-    for task in tasks:
-        counts += [count_positions(_document(task, family, generator), family) for _ in range(DISTINCT)]
+    for task in TASKS:
+        documents = (make_document("", task, shape, generator) for _ in range(DISTINCT))
+        counts += [count_positions(document, shape.family) for document in documents]
     columns = {
         name: np.asarray([getattr(one, name) for one in counts])
         for name in ("plain", "condition", "context", "inverted_context", "pairs", "context_pairs")
     }
-    task = np.repeat(np.arange(len(tasks), dtype=np.int32), DISTINCT)
+    task = np.repeat(np.arange(len(TASKS), dtype=np.int32), DISTINCT)
     zeros = np.zeros(len(task), np.int32)
     index = DocumentIndex(
-        keys=Keys.of(map(str, range(len(task)))), task=task, tasks=tasks, source=zeros, sources=("",),
+        keys=Keys.of(map(str, range(len(task)))), task=task, tasks=TASKS, source=zeros, sources=("",),
         inverted_context_pairs=zeros, **columns,
     )  # fmt: skip
     saved = condition_pairs(index.plain, index.condition)
-    return DocumentTable(index.plain, index.condition, task, tasks, zeros, index.pairs, saved, zeros), index
+    return DocumentTable(index.plain, index.condition, task, TASKS, zeros, index.pairs, saved, zeros), index
 
 
-def _document(task: str, family: ScheduleFamily, generator: np.random.Generator) -> EncodedDocument:
-    def text(median: float, role: str, spread: float = 0.5) -> EncodedSegment:
-        count = int(np.clip(generator.lognormal(np.log(median), spread), 4, 4000))
-        return EncodedText(np.zeros(count, np.int32), role)
+def _experiment(shards: ShardSet, packing: str, row_length: int) -> DecoderExperiment:
+    config = PipelineConfig(
+        shards=str(shards.directory),
+        row_length=row_length,
+        packing=packing,
+        window_batches=TRAINED_WINDOW,
+        condition_dropout=DROPOUT,
+        drop_too_long=True,
+        mixture=MixtureConfig(AT_512),
+        sequence=SequenceConfig(scale_reweight=LEVELS[LEVEL].scale_reweight),
+    )
+    return small_experiment(config, TRAINED_ROWS, steps=1000, log_every=1000)
 
-    def picture(role: str) -> EncodedSegment:
-        # Half of the pictures are square, the others of any of the sizes.
-        size = (LEVEL, LEVEL) if generator.random() < 0.5 else family.sizes[generator.integers(len(family.sizes))]
-        codes = np.zeros(family.schedule(size).num_tokens, np.int32)
-        return EncodedImage(size, codes, codes, role)
 
-    if task == "text":
-        segments = [text(500, "response", 1.0)]
-    elif task == "text_to_image":
-        segments = [text(60, "prompt"), picture("response")]
-    elif task == "edit":
-        segments = [picture("prompt"), text(30, "prompt"), picture("response")]
-    else:
-        pictures = int(generator.integers(2, 6))
-        segments = [one for _ in range(pictures) for one in (text(60, "prompt"), picture("response"))]
-    return EncodedDocument("", task, tuple(segments))
+def _window_of(name: str, shards: ShardSet) -> list[dict[str, np.ndarray]]:
+    """The batches of a strategy's first window; without packing, batches of as many documents as that may hold."""
+    padded = name == "pad_each_batch"
+    batches = ShardRows(_experiment(shards, name, TRAINED_LENGTH), shards).batches(0, 0, 1)
+    found = [next(batches) for _ in range(TRAINED_WINDOW * (20 if padded else 1))]
+    return [_cut(batch) for batch in found] if padded else found
+
+
+def _cut(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch without positions that all of its rows can do without."""
+    longest = int(np.count_nonzero(batch["document"], axis=1).max())
+    width = -(-longest // WIDTH_STEP) * WIDTH_STEP
+    return {name: array[:, :width] for name, array in batch.items()}
+
+
+def _width(batch: dict[str, np.ndarray]) -> int:
+    return batch["tokens"].shape[1]
+
+
+class _Trainer:
+    """Trains one state on batches of any of some widths, each with a program of its own."""
+
+    def __init__(self, shards: ShardSet, widths: Sequence[int]) -> None:
+        experiments = {width: _experiment(shards, "fixed_length", width) for width in widths}
+        tasks = {width: ShardRows(experiment, shards) for width, experiment in experiments.items()}
+        experiment, task = experiments[widths[0]], tasks[widths[0]]
+        mesh, rules = sharding.make_mesh(experiment.mesh, jax.devices()[:1]), sharding.make_rules()
+        layout = make_layout(task, experiment.optimizer, experiment.train.steps, mesh, rules)
+        self._rows = sharding.batch_sharding(mesh, rules)
+        self._state = init_state(task, layout, experiment.seed)
+        self._programs = {
+            width: compile_step(task, layout, experiment.seed, task.batch_specs()[0]).call
+            for width, task in tasks.items()
+        }
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> float:
+        """A step on this batch; the seconds that it takes."""
+        placed = jax.block_until_ready(jax.device_put(batch, self._rows))
+        begin = time.perf_counter()
+        self._state, metrics = self._programs[_width(batch)](self._state, {}, placed)
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - begin
 
 
 if __name__ == "__main__":
