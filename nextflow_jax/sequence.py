@@ -27,7 +27,7 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from nextflow_jax.errors import UserError
 from nextflow_jax.image_layout import (
@@ -191,20 +191,22 @@ def flatten(
         parts.insert(0, TextSegment(np.asarray([vocabulary.bos]), loss=False))
     if eos:
         parts.append(TextSegment(np.asarray([vocabulary.eos]), loss=bool(segments) and segments[-1].loss))
-    blocks: list[Sequence] = []
-    is_target: list[np.ndarray] = []
+    # Written in place: joining a block a segment takes several times as long.
+    flat = _blank(sequence_length(parts, bos=False, eos=False), config, vocabulary)
+    features: list[tuple[int, Float[np.ndarray, "cells C"]]] = []
     time, start = 0, 0
     for segment in parts:
         if isinstance(segment, TextSegment):
-            blocks.append(_text_block(segment.tokens, time, start, vocabulary, config))
-            is_target.append(np.full(len(segment.tokens), segment.loss))
+            _write_text(flat, segment, time, start, config)
             time += len(segment.tokens)
+            start += len(segment.tokens)
         else:
-            blocks.append(_image_block(segment, time, start, vocabulary, config, accumulate))
-            is_target.append(np.arange(len(blocks[-1])) < int(segment.loss))
+            _write_image(flat, segment, time, start, vocabulary, config)
+            if accumulate is not None:
+                features.append((start + 1, _image_features(segment, accumulate)))
             time += image_time(segment.schedule, segment.context_block)
-        start += len(blocks[-1])
-    return _predict_text(concatenate(blocks), np.concatenate(is_target), vocabulary, config)
+            start += image_positions(segment.schedule, segment.context_block)
+    return dataclasses.replace(flat, vision_features=_join_features(features, len(flat))) if features else flat
 
 
 def pack_row(sequences: Seq[Sequence], row_length: int, vocabulary: Vocabulary) -> Sequence:
@@ -250,36 +252,44 @@ def concatenate(parts: Seq[Sequence]) -> Sequence:
     return Sequence(**joined, vision_features=np.concatenate(columns["vision_features"]) if with_features else None)
 
 
-def _text_block(
-    ids: Int[np.ndarray, "tokens"], time: int, start: int, vocabulary: Vocabulary, config: SequenceConfig
-) -> Sequence:
-    """Text positions; their targets come from `_predict_text`, which knows the neighbours."""
-    n = len(ids)
-    index = np.arange(n, dtype=np.int32)
+def _blank(n: int, config: SequenceConfig, vocabulary: Vocabulary) -> Sequence:
+    """The arrays of a document in which nothing is written yet: each position has neither input nor target."""
     return Sequence(
-        tokens=np.asarray(ids, np.int32),
+        tokens=np.full(n, vocabulary.pad, np.int32),
         vision_ids=np.zeros((n, config.taps), np.int32),
         vision_weights=np.zeros((n, config.taps), np.float32),
         vision_features=None,
-        positions=np.repeat((time + index).astype(np.float32)[:, None], 3, axis=1),
+        positions=np.empty((n, 3), np.float32),
         scale_index=np.zeros(n, np.int32),
         num_scales=np.zeros(n, np.int32),
         attend_start=np.zeros(n, np.int32),
-        attend_end=start + index + np.int32(1),
+        attend_end=np.arange(1, n + 1, dtype=np.int32),
         targets=np.full(n, vocabulary.pad, np.int32),
         loss_weights=np.zeros(n, np.float32),
         document=np.ones(n, np.int32),
     )
 
 
-def _image_block(
-    segment: ImageSegment,
-    time: int,
-    start: int,
-    vocabulary: Vocabulary,
-    config: SequenceConfig,
-    accumulate: Accumulate | None,
-) -> Sequence:
+def _write_text(flat: Sequence, segment: TextSegment, time: int, start: int, config: SequenceConfig) -> None:
+    """Writes text that begins at position `start`; each token is the target of the position before it, if any."""
+    stop = start + len(segment.tokens)
+    flat.tokens[start:stop] = segment.tokens
+    flat.positions[start:stop] = np.arange(time, time + stop - start)[:, None]
+    if segment.loss:
+        _predict(flat, start, segment.tokens, config)
+
+
+def _predict(flat: Sequence, start: int, tokens: Int[np.ndarray, "tokens"], config: SequenceConfig) -> None:
+    """Gives the positions before each of the tokens from `start` on these as targets."""
+    begin, stop = (max(0, place - 1) for place in (start, start + len(tokens)))  # nothing comes before position 0
+    flat.targets[begin:stop] = tokens[begin + 1 - start :]
+    flat.loss_weights[begin:stop] = config.text_weight
+
+
+def _write_image(
+    flat: Sequence, segment: ImageSegment, time: int, start: int, vocabulary: Vocabulary, config: SequenceConfig
+) -> None:
+    """Writes an image that begins at position `start`; <boi> is the target of the position before it."""
     schedule = segment.schedule
     for name in ("inputs", "targets"):
         if len(getattr(segment, name)) != schedule.num_tokens:
@@ -287,34 +297,36 @@ def _image_block(
                 f"image with {len(getattr(segment, name))} {name} codes: its schedule ending in grid "
                 f"{schedule.final_grid} has {schedule.num_tokens}; extract it again with this schedule family"
             )
-    last = schedule.num_scales
     template = _image_template(schedule, segment.context_block, config)
-    n = len(template.tokens)
-    tokens = np.full(n, vocabulary.pad, np.int32)
-    tokens[0], tokens[-1] = vocabulary.boi, vocabulary.eoi
-    vision_ids = np.zeros((n, config.taps), np.int32)
-    vision_ids[1:-1] = segment.inputs[template.vision_ids[1:-1]]
-    targets = np.full(n, vocabulary.pad, np.int32)
-    targets[: schedule.num_tokens] = vocabulary.code_ids(segment.targets)
-    features = None
-    if accumulate is not None:
-        maps = accumulate(schedule, segment.inputs)
-        edge = np.zeros((1, maps[0].shape[1]), np.float32)
-        used = maps[: last if segment.context_block else last - 1]
-        features = np.concatenate([edge, *used, edge]).astype(np.float32)
-    positions = template.positions.copy()
-    positions[:, 0] += time
-    positions[0], positions[-1] = time, time + last + int(segment.context_block)
-    return dataclasses.replace(
-        template,
-        tokens=tokens,
-        vision_ids=vision_ids,
-        vision_features=features,
-        positions=positions,
-        attend_end=template.attend_end + np.int32(start),
-        targets=targets,
-        loss_weights=template.loss_weights * np.float32(config.vision_weight if segment.loss else 0.0),
-    )
+    stop = start + len(template.tokens)
+    for name in ("vision_weights", "positions", "scale_index", "num_scales"):
+        getattr(flat, name)[start:stop] = getattr(template, name)
+    flat.tokens[start], flat.tokens[stop - 1] = vocabulary.boi, vocabulary.eoi
+    flat.vision_ids[start + 1 : stop - 1] = segment.inputs[template.vision_ids[1:-1]]
+    flat.positions[start:stop, 0] += time
+    # The edges are text to the RoPE: row and column are their time too.
+    flat.positions[start] = time
+    flat.positions[stop - 1] = time + image_time(schedule, segment.context_block) - 1
+    np.add(template.attend_end, np.int32(start), out=flat.attend_end[start:stop])
+    flat.targets[start : start + schedule.num_tokens] = vocabulary.code_ids(segment.targets)
+    if segment.loss:
+        np.multiply(template.loss_weights, np.float32(config.vision_weight), out=flat.loss_weights[start:stop])
+        _predict(flat, start, flat.tokens[start : start + 1], config)
+
+
+def _image_features(segment: ImageSegment, accumulate: Accumulate) -> Float[np.ndarray, "cells C"]:
+    """The accumulated inputs of an image's vision positions."""
+    maps = accumulate(segment.schedule, segment.inputs)
+    last = segment.schedule.num_scales
+    return np.concatenate(maps[: last if segment.context_block else last - 1])
+
+
+def _join_features(features: Seq[tuple[int, Float[np.ndarray, "cells C"]]], n: int) -> Float[np.ndarray, "S C"]:
+    """Features from their positions on; zeros elsewhere."""
+    joined = np.zeros((n, features[0][1].shape[1]), np.float32)
+    for start, cells in features:
+        joined[start : start + len(cells)] = cells
+    return joined
 
 
 @functools.cache
@@ -352,19 +364,6 @@ def _image_template(schedule: ScaleSchedule, context_block: bool, config: Sequen
         loss_weights=spread([*weights, *context_weight, 0.0]).astype(np.float32),
         document=np.ones(n, np.int32),
     )
-
-
-def _predict_text(
-    sequence: Sequence, is_target: Bool[np.ndarray, "S"], vocabulary: Vocabulary, config: SequenceConfig
-) -> Sequence:
-    """Gives text positions the next position's token as target; <boi> and vision positions keep their codes."""
-    is_text = sequence.scale_index == 0
-    is_boi = is_text & (sequence.num_scales > 0)
-    at = np.flatnonzero(is_text[:-1] & ~is_boi[:-1] & is_text[1:])
-    targets, weights = sequence.targets.copy(), sequence.loss_weights.copy()
-    targets[at] = np.where(is_target[at + 1], sequence.tokens[at + 1], vocabulary.pad)
-    weights[at] = np.where(is_target[at + 1], config.text_weight, 0.0)
-    return dataclasses.replace(sequence, targets=targets, loss_weights=weights)
 
 
 def _padding(n: int, start: int, taps: int, features: int | None, vocabulary: Vocabulary) -> Sequence:

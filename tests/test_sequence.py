@@ -90,6 +90,29 @@ def test_visible_pairs_are_those_of_the_ranges(segments, bos, eos):
     assert seq.visible_pairs(segments, bos, eos) == int((flat.attend_end - flat.attend_start).sum())
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "abc", "image"]), st.booleans()), max_size=5), st.booleans())
+def test_every_text_token_and_boi_with_loss_is_predicted_by_the_position_before(drawn, edges):
+    """Whatever comes before: text, nothing, an empty text, or the <eoi> of a picture."""
+    segments = [image(WIDE, loss=loss) if kind == "image" else text(*map(ord, kind), loss=loss) for kind, loss in drawn]
+    config = dataclasses.replace(CONFIG, text_weight=0.5)
+    flat = seq.flatten(segments, Vocabulary(200, 20), config, bos=edges, eos=edges)
+    with_loss = [[False]] * edges
+    for segment in segments:
+        if isinstance(segment, seq.TextSegment):
+            with_loss.append([segment.loss] * len(segment.tokens))
+        else:
+            with_loss.append([segment.loss] + [False] * (seq.image_positions(WIDE) - 1))
+    with_loss += [[bool(segments) and segments[-1].loss]] * edges
+    predicted = np.asarray([loss for part in with_loss for loss in part], bool)
+    assert len(predicted) == len(flat)
+    predicts_text = (flat.num_scales[:-1] == 0) & predicted[1:]
+    np.testing.assert_array_equal(flat.targets[:-1][predicts_text], flat.tokens[1:][predicts_text])
+    np.testing.assert_array_equal(flat.loss_weights[:-1][predicts_text], 0.5)
+    rest = (flat.num_scales == 0) & ~np.append(predicts_text, False)[: len(flat)]
+    assert (flat.targets[rest] == Vocabulary(200, 20).pad).all() and not flat.loss_weights[rest].any()
+
+
 def test_image_targets_inputs_and_weights():
     picture = image(SQUARE)
     flat = seq.flatten([text(1, 2, condition=True, loss=False), picture], VOCABULARY, CONFIG)

@@ -8,9 +8,10 @@ stage pretrain_512. A row costs what `row_cost` says of the 7B decoder, padding 
 to the longest document of the batch, as programs with dynamic shapes can; all others have rows of 20,480 positions.
 
 Trained: the small decoder on this machine's CPU, 8 rows a step, on documents a 1/18 as long. All strategies read the
-same stretch of the same stream, a window of 6 packed batches; "pad each batch" has a program for every multiple of 128
-positions and takes the shortest that holds its batch. Steps of the three take turns, so that what else the machine
-does hits all alike; neither compilation nor reading counts. One device waits for no other: the gain is padding's alone.
+same stretch of the same stream, a window of 3 packed batches, to within a batch; "pad each batch" has a program for
+every multiple of 128 positions and takes the shortest that holds its batch, of 8 rows, or of 64 that eight devices
+would share. Steps of all take turns, so that what else the machine does hits all alike; neither compilation nor reading
+counts. Devices do not wait for one another here: the gain is padding's alone.
 
 Command: `python -m experiments.bench.packing`
 Cost: about 5 minutes on two cores, most of it compilation.
@@ -65,9 +66,11 @@ WINDOW = 16
 DROPOUT = 0.1
 DISTINCT = 3000
 """Documents of every task that are drawn from again and again."""
-TRAINED_WINDOW, TRAINED_ROWS, TRAINED_LENGTH = 6, 8, 1152
+TRAINED_WINDOW, TRAINED_ROWS, TRAINED_LENGTH = 3, 8, 1152
 WIDTH_STEP = 128
 """Programs of "pad each batch" are multiples of this long."""
+PADDED_ROWS = (8, 64)
+"""Global batches of "pad each batch": of one device, and of eight that do one after another what they would at once."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -115,9 +118,10 @@ def measure_training() -> None:
     shape = toy_shape()
     with tempfile.TemporaryDirectory() as folder:
         shards = write_shards(pathlib.Path(folder) / "shards", mixed_documents(2000, shape, 0), shape)
-        batches = {name: _window_of(name, shards) for name in STRATEGIES}
-        documents = sum(int(batch["document"].max(axis=1).sum()) for batch in batches["compute_budget"])
-        batches["pad_each_batch"] = batches["pad_each_batch"][: round(documents / TRAINED_ROWS)]
+        packed = {name: _batches(name, TRAINED_WINDOW, shards) for name in ("fixed_length", "compute_budget")}
+        unpacked = round(_documents(packed["compute_budget"]) / PADDED_ROWS[-1]) * PADDED_ROWS[-1] // TRAINED_ROWS
+        plain = _batches("pad_each_batch", unpacked, shards)
+        batches = {f"pad_each_batch, {rows} rows": _cut(plain, rows // TRAINED_ROWS) for rows in PADDED_ROWS} | packed
         train = _Trainer(shards, sorted({_width(batch) for own in batches.values() for batch in own}))
     seconds = dict.fromkeys(batches, 0.0)
     # A strategy's k-th batch comes when the same share of the others is through.
@@ -135,7 +139,7 @@ def measure_training() -> None:
             "tokens_per_s": round(tokens / seconds[name]),
             "tokens_per_s_relative": round(tokens / seconds[name] / base, 2),
             "padding": round(1 - tokens / positions, 4),
-            "documents": sum(int(batch["document"].max(axis=1).sum()) for batch in own),
+            "documents": _documents(own),
             "steps": len(own),
             "step_ms": round(1000 * seconds[name] / len(own)),
         }
@@ -210,19 +214,21 @@ def _experiment(shards: ShardSet, packing: str, row_length: int) -> DecoderExper
     return small_experiment(config, TRAINED_ROWS, steps=1000, log_every=1000)
 
 
-def _window_of(name: str, shards: ShardSet) -> list[dict[str, np.ndarray]]:
-    """The batches of a strategy's first window; without packing, batches of as many documents as that may hold."""
-    padded = name == "pad_each_batch"
-    batches = ShardRows(_experiment(shards, name, TRAINED_LENGTH), shards).batches(0, 0, 1)
-    found = [next(batches) for _ in range(TRAINED_WINDOW * (20 if padded else 1))]
-    return [_cut(batch) for batch in found] if padded else found
+def _batches(packing: str, count: int, shards: ShardSet) -> list[dict[str, np.ndarray]]:
+    batches = ShardRows(_experiment(shards, packing, TRAINED_LENGTH), shards).batches(0, 0, 1)
+    return [next(batches) for _ in range(count)]
 
 
-def _cut(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch without positions that all of its rows can do without."""
-    longest = int(np.count_nonzero(batch["document"], axis=1).max())
-    width = -(-longest // WIDTH_STEP) * WIDTH_STEP
-    return {name: array[:, :width] for name, array in batch.items()}
+def _cut(batches: list[dict[str, np.ndarray]], together: int) -> list[dict[str, np.ndarray]]:
+    """Batches without positions that every row of so many of them can do without."""
+    longest = [int(np.count_nonzero(batch["document"], axis=1).max()) for batch in batches]
+    groups = (longest[i // together * together :][:together] for i in range(len(batches)))
+    widths = [-(-max(group) // WIDTH_STEP) * WIDTH_STEP for group in groups]
+    return [{name: array[:, :width] for name, array in batch.items()} for batch, width in zip(batches, widths)]
+
+
+def _documents(batches: list[dict[str, np.ndarray]]) -> int:
+    return sum(int(batch["document"].max(axis=1).sum()) for batch in batches)
 
 
 def _width(batch: dict[str, np.ndarray]) -> int:
