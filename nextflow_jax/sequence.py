@@ -193,7 +193,7 @@ def flatten(
         parts.append(TextSegment(np.asarray([vocabulary.eos]), loss=bool(segments) and segments[-1].loss))
     # Written in place: joining a block a segment takes several times as long.
     flat = _blank(sequence_length(parts, bos=False, eos=False), config, vocabulary)
-    features: list[tuple[int, Float[np.ndarray, "cells C"]]] = []
+    features: list[tuple[int, Float[np.ndarray, "_ C"]]] = []
     time, start = 0, 0
     for segment in parts:
         if isinstance(segment, TextSegment):
@@ -321,7 +321,7 @@ def _image_features(segment: ImageSegment, accumulate: Accumulate) -> Float[np.n
     return np.concatenate(maps[: last if segment.context_block else last - 1])
 
 
-def _join_features(features: Seq[tuple[int, Float[np.ndarray, "cells C"]]], n: int) -> Float[np.ndarray, "S C"]:
+def _join_features(features: Seq[tuple[int, Float[np.ndarray, "_ C"]]], n: int) -> Float[np.ndarray, "S C"]:
     """Features from their positions on; zeros elsewhere."""
     joined = np.zeros((n, features[0][1].shape[1]), np.float32)
     for start, cells in features:

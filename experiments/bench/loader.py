@@ -47,7 +47,7 @@ DOCUMENTS = 6000
 WAYS = ((0, 0), (1, 0), (2, 0), (1, 1), (1, 2), (2, 2))
 """(reader threads, worker processes)."""
 TOY_ROW = 1152
-TRAINED = {"rows of the 512 level": (LEVELS[LEVEL].row_length, 1, 4), "short rows": (TOY_ROW, 8, 20)}
+TRAINED = {"rows of the 512 level": (LEVELS[LEVEL].row_length, 1, 4), "short rows": (TOY_ROW, 4, 12)}
 """Rows for the small decoder: their length, how many a step, steps of which the second half counts."""
 
 
