@@ -27,9 +27,9 @@ Result (two cores of an AMD EPYC, Python 3.11, NumPy 2.4.6, grain 0.2.18, files 
     short rows, loader too late          2,829      1629       0.383             0.0
 
 33 times the 200,000 tokens/s asked for, and 1,200 times what the small decoder takes where it is quickest. A second
-thread does not pay here, nor do worker processes on two cores: what they build is copied through shared memory, 12 MiB a
-batch. They are for machines where the training process leaves cores idle. Before `flatten` wrote in place it took three
-times as long (167 us of CPU time a document, now 59).
+thread does not pay here, nor do worker processes on two cores: what they build is copied through shared memory, 12 MiB
+a batch. They are for machines where the training process leaves cores idle. Before `flatten` wrote in place it took
+three times as long (167 us of CPU time a document, now 59).
 """
 
 import argparse
