@@ -13,19 +13,23 @@ from collections.abc import Sequence
 OVERRIDE_PREFIX = "--config."
 
 
-def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+STATUSES = "0 done, 1 bad input or configuration, 2 usage"
+
+
+def command_parser(name: str, description: str, example: str, statuses: str = STATUSES) -> argparse.ArgumentParser:
     """The parser of `python -m nextflow_jax.<name>`.
 
     Args:
       name: of the command's module.
       description: what it does and writes, in a sentence or two.
       example: arguments of a typical call.
+      statuses: what its exit status means.
     """
     program = f"python -m nextflow_jax.{name}"
     return argparse.ArgumentParser(
         prog=program,
         description=description,
-        epilog=f"example: {program} {example}\n\nexit status: 0 done, 1 bad input or configuration, 2 usage",
+        epilog=f"example: {program} {example}\n\nexit status: {statuses}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

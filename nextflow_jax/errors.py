@@ -21,6 +21,10 @@ class UserError(Exception):
     """
 
 
+class DoesNotFit(UserError):
+    """A program needs more memory than a device has: what to change. Entry points exit with status 3."""
+
+
 class TransientError(Exception):
     """The surroundings failed (another process, a device, a disk): the same command may go on once they are well.
 
@@ -28,8 +32,12 @@ class TransientError(Exception):
     """
 
 
+STATUSES = ((DoesNotFit, DOES_NOT_FIT), (UserError, BAD_INPUT), (TransientError, TRANSIENT))
+"""Exit status of each kind of error; the first that it is."""
+
+
 def run_entry_point(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> None:
-    """Calls `main(arguments)` and exits: 0 done, 1 bad input, 2 usage (argparse), 75 try again, 130 interrupted.
+    """Calls `main(arguments)` and exits: 0 done, 1 bad input, 2 usage, 3 does not fit, 75 try again, 130 interrupted.
 
     What the package logs, such as which kernels it chose and why, goes to standard error, a line each.
 
@@ -56,7 +64,7 @@ def report(error: BaseException) -> int:
         status = INTERRUPTED
     elif isinstance(error, UserError | TransientError):
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        status = TRANSIENT if isinstance(error, TransientError) else BAD_INPUT
+        status = next(code for kind, code in STATUSES if isinstance(error, kind))
     else:
         traceback.print_exception(error)
     sys.stdout.flush()

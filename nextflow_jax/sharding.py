@@ -244,6 +244,19 @@ def mesh_axes(logical: str) -> tuple[Mesh | None, tuple[str, ...]]:
     return mesh, tuple(axis for axis in rules[logical] if mesh.shape[axis] > 1)
 
 
+_PLATFORM_OF: contextvars.ContextVar[jax.Device | None] = contextvars.ContextVar("platform of", default=None)
+
+
+@contextlib.contextmanager
+def traced_for(device: jax.Device) -> Iterator[None]:
+    """Within it, and outside of `logical_context`, `platform` is that of a device, which need not be there."""
+    token = _PLATFORM_OF.set(device)
+    try:
+        yield
+    finally:
+        _PLATFORM_OF.reset(token)
+
+
 def platform() -> str:
     """ "cpu", "gpu" or "tpu": what is being traced for, the devices of the mesh in `logical_context`, else the default.
 
@@ -251,7 +264,8 @@ def platform() -> str:
     get those devices' kernels.
     """
     context = _CONTEXT.get()
-    name = jax.default_backend() if context is None else context[0].devices.flat[0].platform
+    device = _PLATFORM_OF.get() if context is None else context[0].devices.flat[0]
+    name = jax.default_backend() if device is None else device.platform
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 

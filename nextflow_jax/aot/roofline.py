@@ -77,8 +77,8 @@ def estimate(work: Work, chip: Chip, shape: tuple[int, ...]) -> Estimate:
 
 
 def mfu_bound(model_flops: float, chips: int, chip: Chip, seconds: float) -> float:
-    """The model FLOPs utilisation of a step of so many seconds."""
-    return model_flops / (chips * chip.peak_flops * seconds)
+    """The model FLOPs utilisation of a step of so many seconds, at most 1: model FLOPs are counted generously."""
+    return min(1.0, model_flops / (chips * chip.peak_flops * seconds))
 
 
 def assumptions(chip: Chip, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -245,7 +245,7 @@ class DecoderExperiment(Experiment):
         known = (text_size, manifest.codebook_size, codec.codebook.shape[1], scales, semantic)
         differing = [
             f"config.model.{name} = {ours}: the shards have {theirs}"
-            for (name, ours), theirs in zip(self._sizes().items(), known)
+            for (name, ours), theirs in zip(self.input_sizes().items(), known)
             if ours not in (FROM_SHARDS, theirs) and not (name in MAY_BE_LARGER and ours > theirs)
         ]
         if differing:
@@ -271,13 +271,14 @@ class DecoderExperiment(Experiment):
         `semantic_dim` goes to a model that takes one half of the codes; others have no use for it.
         """
         known = (text_size, codebook_size, code_dim, max_scales, semantic_dim)
-        sizes = {name: ours or value for (name, ours), value in zip(self._sizes().items(), known)}
+        sizes = {name: ours or value for (name, ours), value in zip(self.input_sizes().items(), known)}
         of_vocabulary = {name: sizes.pop(f"vocabulary.{name}") for name in ("text_size", "codebook_size")}
         vocabulary = dataclasses.replace(self.model.vocabulary, **of_vocabulary)
         model = dataclasses.replace(self.model, vocabulary=vocabulary, **sizes)
         return dataclasses.replace(self, model=model)
 
-    def _sizes(self) -> dict[str, int]:
+    def input_sizes(self) -> dict[str, int]:
+        """The sizes of `model` that the shards know, FROM_SHARDS where the experiment leaves them to them."""
         vocabulary = self.model.vocabulary
         return {
             "vocabulary.text_size": vocabulary.text_size,

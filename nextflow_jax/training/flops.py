@@ -1,11 +1,11 @@
-"""Counting model FLOPs: the matrix products and convolutions of a traced function, scans multiplied out.
+"""Counting FLOPs: the matrix products and convolutions of a traced function, loops of known length multiplied out.
 
-XLA's own count sees the body of a loop once and includes rematerialisation; the MFU wants neither.
+XLA's own count sees the body of a loop once, and nothing of kernels.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,24 +13,58 @@ TRAINING_FACTOR = 3
 """Forward and backward together, in forwards: the backward computes two products for each of the forward's."""
 
 
+class TracedFlops(NamedTuple):
+    """FLOPs (two a multiply-add) over all devices."""
+
+    products: float
+    """Of matrix products and convolutions that XLA computes."""
+    kernels: float
+    """Of those in Pallas kernels, every block of the grid counted, also where the kernel skips it."""
+
+
 def forward_flops(function: Callable[..., Any], *arguments: Any) -> float:
     """FLOPs (two a multiply-add) of the products in `function(*arguments)`; arguments may be abstract."""
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return sum(traced_flops(jax.make_jaxpr(function)(*arguments)))
 
 
-def _count(jaxpr: Any) -> float:
-    total = 0.0
+def traced_flops(jaxpr: Any) -> TracedFlops:
+    """FLOPs of a traced program: of a training step, those of rematerialisation are among them.
+
+    Of a condition the larger branch counts; the body of a `while` whose length is data counts once.
+    """
+    return _count(jaxpr.jaxpr)
+
+
+def _count(jaxpr: Any) -> TracedFlops:
+    products = kernels = 0.0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if name == "dot_general":
-            total += _dot_general(equation)
+            products += _dot_general(equation)
         elif name == "conv_general_dilated":
-            total += _convolution(equation)
+            products += _convolution(equation)
         else:
             inner = [_count(sub) for sub in _inner_jaxprs(equation)]
-            repeats = equation.params["length"] if name == "scan" else 1
-            total += repeats * (max(inner, default=0.0) if name == "cond" else sum(inner))
-    return total
+            repeats, chosen = _repeats(equation), max if name == "cond" else sum
+            of_products = repeats * chosen([one.products for one in inner] or [0.0])
+            of_kernels = repeats * chosen([one.kernels for one in inner] or [0.0])
+            is_kernel = name == "pallas_call"
+            products += 0.0 if is_kernel else of_products
+            kernels += of_kernels + (of_products if is_kernel else 0.0)
+    return TracedFlops(products, kernels)
+
+
+def _repeats(equation: Any) -> int:
+    """How often what is in an equation is computed, over all devices."""
+    parameters = equation.params
+    match equation.primitive.name:
+        case "scan":
+            return parameters["length"]
+        case "shard_map":
+            return math.prod(parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"])
+        case "pallas_call":
+            return math.prod(parameters["grid_mapping"].grid)
+    return 1
 
 
 def _dot_general(equation: Any) -> float:

@@ -112,10 +112,10 @@ def step_norms(before: Any, after: Any, grads: Any) -> Metrics:
     return {**norms("grad_norm", grads), **norms("update_norm", change), **norms("param_norm", before)}
 
 
-def lower_step(
+def trace_step(
     task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accumulate: int = 1, norms_every: int = 0
-) -> jax.stages.Lowered:
-    """Traces and lowers the step for the layout's mesh and one kind of batch, without allocating anything."""
+) -> jax.stages.Traced:
+    """Traces the step for the layout's mesh and one kind of batch, without allocating anything."""
     rows = sharding.batch_sharding(layout.mesh, layout.rules, task.batch_axes())
     everywhere = sharding.replicated(layout.mesh)
     batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows) for name, array in spec.items()}
@@ -126,7 +126,15 @@ def lower_step(
         donate_argnums=0,
     )
     with sharding.logical_context(layout.mesh, layout.rules):
-        return step.lower(layout.abstract, jax.eval_shape(task.constants), batch)
+        return step.trace(layout.abstract, jax.eval_shape(task.constants), batch)
+
+
+def lower_step(
+    task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accumulate: int = 1, norms_every: int = 0
+) -> jax.stages.Lowered:
+    """The traced step, lowered for the mesh's devices."""
+    with sharding.logical_context(layout.mesh, layout.rules):
+        return trace_step(task, layout, seed, spec, accumulate, norms_every).lower()
 
 
 def compile_step(

@@ -174,6 +174,21 @@ class VisionTokenizerCodec:
         inputs, targets = (np.concatenate([np.asarray(codes) for codes in both]) for both in zip(*parts))
         return inputs[: len(images)], targets[: len(images)]
 
+    def trace_encode(self, size: Sequence[int], self_correction: SelfCorrection | None = None) -> jax.stages.Traced:
+        """The program that `encode` runs for pictures of this size, for compiling it ahead of time.
+
+        `variables` may be shapes with shardings, and the devices of the mesh need not be there.
+        """
+        count = self.pictures_at_once(size)
+        rows = None
+        if self._mesh is not None:
+            rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(self._mesh.axis_names))
+        images = jax.ShapeDtypeStruct((count, *size, 3), jnp.uint8, sharding=rows)
+        keys = None
+        if self_correction is not None:
+            keys = jax.ShapeDtypeStruct((count,), jax.random.key(0).dtype, sharding=rows)
+        return self._encode.trace(self.variables, images, keys, self_correction=self_correction)
+
     def decode(self, codes: Int[np.ndarray, "B N"], size: Sequence[int]) -> UInt8[np.ndarray, "B H W 3"]:
         """Pictures of codes.
 
@@ -262,12 +277,20 @@ class VisionTokenizerCodec:
 
         Their length depends on `size`, that of the pictures, alone; `at_once` of them come together.
         """
-        pixels = min(self._chunk_pixels, most_pixels)
-        chunk = at_once * max(1, min(self._chunk, int(pixels // (size[0] * size[1]))))
+        chunk = at_once * self._chunk_length(size, most_pixels)
         for start in range(0, len(rows), chunk):
             index = np.arange(start, start + chunk)
             index = np.where(index < len(rows), index, start)
             yield rows[index], None if keys is None else keys[index]
+
+    def pictures_at_once(self, size: Sequence[int]) -> int:
+        """Pictures of this size that one call encodes, on all devices."""
+        return self._chunk_length(size) * self.devices
+
+    def _chunk_length(self, size: Sequence[int], most_pixels: int | float = math.inf) -> int:
+        """Pictures of this size in one device call."""
+        pixels = min(self._chunk_pixels, most_pixels)
+        return max(1, min(self._chunk, int(pixels // (size[0] * size[1]))))
 
     def _encode_chunk(
         self,

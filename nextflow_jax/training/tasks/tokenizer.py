@@ -196,7 +196,11 @@ class TokenizerTask:
         rest = {name: tree for name, tree in self._abstract.items() if name != "params"}
         variables = without_players({"params": params, **rest})
         total = TRAINING_FACTOR * forward_flops(lambda v, x: self._model.apply(v, x, train=False), variables, images)
-        return total + forward_flops(self._features, self.constants(), images) + self._judges_flops(params, images)
+        return (
+            total
+            + forward_flops(self._features, jax.eval_shape(self.constants), images)
+            + self._judges_flops(params, images)
+        )
 
     def _judges_flops(self, params: Any, images: jax.ShapeDtypeStruct) -> float:
         """LPIPS: two forwards, a backward to the pictures. Discriminator: the same for the generator, two trainings for
