@@ -61,9 +61,9 @@ def read_collectives(program: hlo.Program) -> list[Collective]:
     return found
 
 
-def summarise(collectives: Iterable[Collective]) -> dict[str, dict[str, float]]:
+def summarise(collectives: Iterable[Collective]) -> dict[str, dict[str, int]]:
     """Kind -> count, bytes and wire_bytes of a run."""
-    totals: dict[str, dict[str, float]] = {}
+    totals: dict[str, dict[str, int]] = {}
     for one in collectives:
         total = totals.setdefault(one.kind, {"count": 0, "bytes": 0, "wire_bytes": 0})
         total["count"] += one.times
