@@ -58,10 +58,10 @@ from experiments.nextflow.decoder import CODE_DIM, CODES, MAX_SCALES, QWEN_ROWS
 from nextflow_jax import sequence
 from nextflow_jax.data.costs import RowCost
 from nextflow_jax.data.pipeline import make_batches, make_plan
-from nextflow_jax.data.plan import imbalance
 from nextflow_jax.data.records import EncodedDocument, EncodedText, decode, encode
 from nextflow_jax.data.segments import to_segments
 from nextflow_jax.data.shards import ShardSet
+from nextflow_jax.data.tally import imbalance
 from nextflow_jax.errors import run_entry_point
 from nextflow_jax.models.presets import decoder_preset
 from nextflow_jax.training.row_cost import row_cost
@@ -218,7 +218,7 @@ def _print_balance(name: str, rows: Sequence[RowContent], row_length: int, cost:
         "balance": name,
         "rows": len(rows),
         "padding": round(1 - float(positions.sum()) / (len(rows) * row_length), 4),
-        "imbalance": round(imbalance(costs, RANKS, RANKS), 4),
+        "imbalance": round(float(imbalance(costs, RANKS, RANKS).mean()), 4),
         "cut_documents": sum(row.cut_documents for row in rows),
         "cut_pictures": sum(row.cut_pictures for row in rows),
     }

@@ -57,9 +57,10 @@ from nextflow_jax.data.index import DocumentIndex, Keys
 from nextflow_jax.data.mixture import MixtureConfig, make_stream
 from nextflow_jax.data.packing import STRATEGIES
 from nextflow_jax.data.pipeline import PipelineConfig
-from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig, RowPlan, imbalance
+from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig, RowPlan
 from nextflow_jax.data.segments import PositionCounts, condition_pairs, count_positions
 from nextflow_jax.data.shards import ShardSet
+from nextflow_jax.data.tally import imbalance
 from nextflow_jax.errors import run_entry_point
 from nextflow_jax.models.presets import decoder_preset
 from nextflow_jax.sequence import SequenceConfig
@@ -178,7 +179,7 @@ def measure(
         seen = np.asarray([one.sum() for one in pairs]) + (width - used)
         costs = config.cost.flops(np.full(len(rows), width), seen)
         worst += costs.reshape(config.groups, -1).sum(axis=1).max()
-        imbalances.append(imbalance(costs, config.batch_size, config.groups))
+        imbalances.extend(imbalance(costs, config.batch_size, config.groups))
         tokens, positions = tokens + used.sum(), positions + width * len(rows)
         documents += sum(map(len, lengths))
     return {

@@ -15,12 +15,13 @@ from nextflow_jax import sequence
 from nextflow_jax.config import Fault, choose, nearest
 from nextflow_jax.data.broken_records import BrokenRecords, BuiltBatch
 from nextflow_jax.data.costs import DEFAULT_COST, RowCost, estimated_pairs
-from nextflow_jax.data.mixture import MixtureConfig, make_stream
+from nextflow_jax.data.mixture import Mixture, MixtureConfig, resolve_mixture
 from nextflow_jax.data.packing import STRATEGIES
-from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig, RowPlan
+from nextflow_jax.data.plan import DocumentTable, Phase, Plan, PlanConfig, RowPlan
 from nextflow_jax.data.records import BrokenRecord
 from nextflow_jax.data.segments import INVERTIBLE, check_indices, condition_pairs, invert, to_segments
 from nextflow_jax.data.shards import DocumentIndex, ShardSet
+from nextflow_jax.data.tally import Grouping
 from nextflow_jax.data.workers import start_worker
 from nextflow_jax.errors import UserError
 from nextflow_jax.scales import ScheduleFamily
@@ -52,6 +53,8 @@ class PipelineConfig:
     """Share of documents that generate pictures without their prompt text, for classifier-free guidance."""
     task_inversion: float = 0.0
     """Share of text-to-image documents that become captioning: the picture is the prompt, the words the response."""
+    task_inversion_from: int = 0
+    """The global batch from which on they do."""
     response_only: bool = False
     """Loss on responses only (supervised fine-tuning)."""
     last_scale_context: bool = False
@@ -79,10 +82,21 @@ class PipelineConfig:
         for name in ("condition_dropout", "task_inversion", "max_broken_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 yield Fault(name, getattr(self, name), "is a share", "use a number from 0 to 1")
+        phases = {"mixture.changes": [batch for batch, _ in self.mixture.changes]}
+        for name, batches in (phases | {"task_inversion_from": [self.task_inversion_from]}).items():
+            for batch in batches:
+                yield from _phase_faults(name, batch, self.window_batches)
         if self.packing not in STRATEGIES:
             yield Fault("packing", self.packing, "is no packing strategy", nearest(self.packing, list(STRATEGIES)))
         if self.prefetch_batches < self.reader_threads:
             yield Fault("prefetch_batches", self.prefetch_batches, "must be at least reader_threads", "raise it")
+
+
+def _phase_faults(name: str, batch: int, window: int) -> Iterator[Fault]:
+    if batch < 0 or (window > 0 and batch % window):
+        below = max(0, batch // max(1, window) * window)
+        rule = f"a phase must begin with a window: at a multiple of window_batches = {window}"
+        yield Fault(name, batch, rule, f"use {below} or {below + window}")
 
 
 def make_plan(
@@ -99,8 +113,8 @@ def make_plan(
       cost: of rows, by which packing by compute budget balances them.
 
     Raises:
-      UserError: documents longer than a row while drop_too_long is off, a mixture task that the shards lack, or rows
-        that do not divide over the ranks.
+      UserError: documents longer than a row while drop_too_long is off, a mixture that the shards cannot give (see
+        `resolve_mixture`), or rows that do not divide over the ranks.
     """
     if config.ranks and batch_size % config.ranks:
         raise UserError(
@@ -114,23 +128,34 @@ def make_plan(
     usable = longest <= config.row_length
     if not usable.all():
         _report_too_long(config, index, longest)
+    pairs, inverted_pairs = _pairs(config, index, length, inverted_length)
+    saved = condition_pairs(length, index.condition)
+    mixture = resolve_mixture(config.mixture, index, usable)
+    table = DocumentTable(
+        length,
+        index.condition,
+        index.task,
+        index.tasks,
+        inverted_length,
+        pairs,
+        saved,
+        inverted_pairs,
+        Grouping(index.source, tuple(f"@{source}" for source in index.sources)),
+        Grouping(mixture.pool_of, tuple(pool.name for pool in mixture.pools)),
+    )
+    first, *phases = _phases(config, mixture, table)
     plan_config = PlanConfig(
         seed,
         batch_size,
         config.window_batches,
         config.row_length,
         config.condition_dropout,
-        config.task_inversion,
+        first.task_inversion,
         config.ranks,
         cost,
     )
-    pairs, inverted_pairs = _pairs(config, index, length, inverted_length)
-    saved = condition_pairs(length, index.condition)
-    table = DocumentTable(
-        length, index.condition, index.task, index.tasks, inverted_length, pairs, saved, inverted_pairs
-    )
-    stream = make_stream(config.mixture, index, usable, seed)
-    return Plan(plan_config, stream, table, choose("config.pipeline.packing", config.packing, STRATEGIES))
+    strategy = choose("config.pipeline.packing", config.packing, STRATEGIES)
+    return Plan(plan_config, mixture.stream(first.weights, seed), table, strategy, phases)
 
 
 def make_batches(
@@ -146,6 +171,7 @@ def make_batches(
     accumulate: sequence.Accumulate | None = None,
     vocabulary: Vocabulary | None = None,
     cost: RowCost = DEFAULT_COST,
+    plan: Plan | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This process's rows of global batches `start_batch`, `start_batch` + 1, ..., without end.
 
@@ -161,6 +187,7 @@ def make_batches(
       accumulate: makes accumulated features, when config.sequence.inputs asks for them.
       vocabulary: of the model, when it has more text ids than the shards' tokenizer.
       cost: of rows, see `make_plan`.
+      plan: what `make_plan` makes of the same arguments, where it is there already.
 
     Returns:
       An iterator over the arrays of `sequence.Sequence` by name, each [rows, S, ...]. It is a grain DatasetIterator.
@@ -174,7 +201,7 @@ def make_batches(
             f"global batch of {global_batch_size} rows does not divide over {process_count} processes; "
             f"use {-(-global_batch_size // process_count) * process_count}"
         )
-    plan = make_plan(config, shards, split, seed, global_batch_size, cost)
+    plan = plan or make_plan(config, shards, split, seed, global_batch_size, cost)
     if process_index == 0:
         _LOG.info("%s from batch %d: %s", split, start_batch, _describe(plan.statistics(start_batch)))
     rows = global_batch_size // process_count
@@ -283,6 +310,16 @@ def _inverted_lengths(config: PipelineConfig, shards: ShardSet, index: DocumentI
         )
     length = index.plain + (index.inverted_context if config.last_scale_context else 0)
     return np.where(index.task == index.tasks.index(INVERTIBLE), length, 0)
+
+
+def _phases(config: PipelineConfig, mixture: Mixture, table: DocumentTable) -> list[Phase]:
+    """The phases of a run: with the mixture's weights change the expected lengths, and with inversion these alone."""
+    phases = []
+    for batch in sorted({0, config.task_inversion_from, *(batch for batch, _ in config.mixture.changes)}):
+        inversion = config.task_inversion if batch >= config.task_inversion_from else 0.0
+        lengths = table.expected_lengths(config.condition_dropout, inversion)
+        phases.append(Phase(batch, mixture.document_weights(batch, lengths), inversion))
+    return phases
 
 
 def _pairs(
