@@ -26,7 +26,7 @@ class Outer:
     inner: Inner = Inner()
 
 
-EXPERIMENT = '''
+EXPERIMENT = """
 from nextflow_jax.config import to_config_dict
 import dataclasses
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Outer:
     inner: Inner = Inner()
 def get_config(variant):
     return to_config_dict(Outer(name=variant or "plain"))
-'''
+"""
 
 
 @pytest.fixture
@@ -62,8 +62,15 @@ def test_all_faults_are_reported_at_once_with_full_names():
     with pytest.raises(UserError) as caught:
         from_config_dict(Outer, values)
     message = str(caught.value)
-    for part in ("config.stesp", "did you mean steps?", "config.steps is missing", "config.name", "config.ready",
-                 "config.inner.rate", "config.inner.sizes[0]"):
+    for part in (
+        "config.stesp",
+        "did you mean steps?",
+        "config.steps is missing",
+        "config.name",
+        "config.ready",
+        "config.inner.rate",
+        "config.inner.sizes[0]",
+    ):
         assert part in message
 
 
@@ -75,9 +82,7 @@ def test_preflight_collects_rules_of_the_whole_tree():
 
 def test_overrides_keep_types(experiment):
     config = load_experiment(experiment + ":b", ["steps=7", "inner.rate=1", "ready=true", "name=2", "inner.sizes=(3,)"])
-    assert config.to_dict() == {
-        "steps": 7, "name": "2", "ready": True, "inner": {"rate": 1.0, "sizes": (3,)}
-    }
+    assert config.to_dict() == {"steps": 7, "name": "2", "ready": True, "inner": {"rate": 1.0, "sizes": (3,)}}
 
 
 @pytest.mark.parametrize(

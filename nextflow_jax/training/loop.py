@@ -78,7 +78,8 @@ def train(
         if jax.process_index() == 0:
             task.save_artifacts(workdir)
         ledger.stand_at(start)
-        log = RunLog(workdir, settings, program.layout, progress, start, Window(position.window), ledger)
+        data = functools.partial(_data_statistics, task, position.batch - start)
+        log = RunLog(workdir, settings, program.layout, progress, start, Window(position.window), ledger, data)
         try:
             with ledger.phase("step"):
                 state = _run(settings, task, program, state, position.batch, checkpoints, stop, log)
@@ -88,6 +89,11 @@ def train(
     if stop.interrupted:
         raise KeyboardInterrupt
     return state
+
+
+def _data_statistics(task: Task, ahead: int, first: int, stop: int) -> dict[str, float]:
+    """Of the batches of steps first + 1..stop, whose numbers are `ahead` of the steps done before them."""
+    return task.data_statistics(first + ahead, stop + ahead)
 
 
 def _restore_or_init(

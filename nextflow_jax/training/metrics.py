@@ -32,6 +32,11 @@ class Window:
         """sum / weight of every metric that weighs something, by name."""
         return {name: total / weight for name, (total, weight) in sorted(self.totals.items()) if weight}
 
+    @property
+    def steps(self) -> int:
+        """Steps added since the last log line: "bad_steps" weighs 1 in each."""
+        return round(self.totals.get("bad_steps", [0.0, 0.0])[1])
+
     def clear(self) -> None:
         """Starts the next window."""
         self.totals = {}

@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,12 +30,15 @@ class RunLog:
         step: int,
         window: Window,
         ledger: Ledger,
+        data: Callable[[int, int], Mapping[str, float]],
     ) -> None:
+        """`data` says what the batches hold that were trained on after so many steps and before so many."""
         self.step = step
         self.window = window
         self.progress = progress
         self.ledger = ledger
         self._settings = settings
+        self._data = data
         mesh = layout.mesh
         self._peak = peak_flops(mesh.devices.flat[0], settings.peak_flops)
         self._num_devices = mesh.size
@@ -97,7 +101,8 @@ class RunLog:
         if self._peak:
             record["mfu"] = self._flops / (seconds * self._peak * self._num_devices)
         if self._files:
-            self._files.write(record)
+            held = self._data(step - self.window.steps, step)
+            self._files.write(record | {f"data/{name}": value for name, value in held.items()})
         self.ledger.write(step)
         self.progress.report(step, record)
         self.window.clear()

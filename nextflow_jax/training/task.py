@@ -81,6 +81,12 @@ class Task(Protocol):
     def save_artifacts(self, workdir: pathlib.Path) -> None:
         """Writes the files that users of the checkpoints need beside them, e.g. the text tokenizer."""
 
+    def data_statistics(self, first: int, stop: int) -> dict[str, float]:
+        """What global batches first..stop-1 hold, a pure function of the two; {} when there is nothing to say.
+
+        The log has it as data/<name>, of the batches since its last record.
+        """
+
     def tokens_per_step(self, spec: BatchSpec) -> int:
         """Positions the model processes in one global batch, one of `batch_specs`."""
 

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from nextflow_jax.data.costs import RowCost
-from nextflow_jax.data.mixture import MixtureConfig, make_stream
+from nextflow_jax.data.mixture import MixtureConfig, make_stream, resolve_mixture
 from nextflow_jax.data.packing import STRATEGIES, Strategy, arrange_at_random, pack_fixed_length
-from nextflow_jax.data.plan import DocumentTable, Plan, PlanConfig
+from nextflow_jax.data.plan import DocumentTable, Phase, Plan, PlanConfig
 from nextflow_jax.data.segments import condition_pairs
+from nextflow_jax.data.tally import Grouping
+from nextflow_jax.errors import UserError
+from tests.data.made_index import make_index
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +211,135 @@ def test_threads_and_copies_in_other_processes_see_the_same_batches(index):
         thread.join()
     assert [found[n] for n in range(24)] == expected
     assert contents(pickle.loads(pickle.dumps(plan)).batch(23)) == expected[23]
+
+
+MADE = {("text", "wiki"): 300, ("text", "books"): 40, ("edit", "own"): 100}
+
+
+def make_phased(phases=(), config=None, dropout=0.0, inversion=0.0):
+    """Three batches of four rows a window; by entry `text@wiki`, `text@books` and `edit`."""
+    index = make_index(MADE)
+    entries = ("text@wiki", "text@books", "edit")
+    config = config or MixtureConfig(tuple((entry, 1.0) for entry in entries))
+    mixture = resolve_mixture(config, index, np.ones(len(index), bool))
+    stream = mixture.stream(mixture.document_weights(0, index.plain), 0)
+    inverted = np.where(index.task == index.tasks.index("edit"), index.plain + 5, 0)
+    zeros = np.zeros(len(index), np.int64)
+    table = DocumentTable(
+        index.plain, zeros, index.task, index.tasks, inverted, zeros, zeros, zeros,
+        Grouping(index.source, tuple(f"@{name}" for name in index.sources)),
+        Grouping(mixture.pool_of, tuple(pool.name for pool in mixture.pools)),
+    )  # fmt: skip
+    plan = Plan(PlanConfig(0, 4, 3, 64, dropout, inversion), stream, table, STRATEGIES["fixed_length"], phases)
+    return plan, mixture, index
+
+
+PHASES = (Phase(9, (0.0, 0.0, 1.0), 0.0), Phase(15, (1.0, 0.0, 1.0), 1.0))
+
+
+def test_weights_and_inversion_change_at_their_batch():
+    plan, mixture, index = make_phased(PHASES)
+    rows = [plan.batch(n) for n in range(24)]
+    entries = [np.concatenate([mixture.pool_of[row.records] for row in batch]) for batch in rows]
+    inverted = [np.concatenate([row.inverted for row in batch]) for batch in rows]
+    assert set(np.concatenate(entries[:9]).tolist()) == {0, 1, 2}
+    assert set(np.concatenate(entries[9:15]).tolist()) == {2}
+    assert set(np.concatenate(entries[15:]).tolist()) == {0, 2}
+    assert not np.concatenate(inverted[:15]).any()
+    assert (np.concatenate(inverted[15:]) == (np.concatenate(entries[15:]) == 2)).all()
+    unchanged = make_phased()[0]
+    assert [contents(batch) for batch in rows[:9]] == [contents(unchanged.batch(n)) for n in range(9)]
+
+
+def test_batches_after_a_change_are_the_same_whatever_was_asked_before_and_in_another_process():
+    plan = make_phased(PHASES)[0]
+    batches = [contents(plan.batch(n)) for n in range(24)]
+    for n in (23, 14, 8, 16, 0):
+        assert contents(make_phased(PHASES)[0].batch(n)) == batches[n]
+        assert contents(plan.batch(n)) == batches[n]
+    assert contents(pickle.loads(pickle.dumps(plan)).batch(17)) == batches[17]
+
+
+def test_entries_go_on_over_a_change():
+    """No document of an entry comes again before all others of it have come, whatever the phases."""
+    plan, mixture, _ = make_phased(PHASES)
+    seen = np.concatenate([row.records for n in range(60) for row in plan.batch(n)])
+    for number, pool in enumerate(mixture.pools):
+        counts = np.bincount(seen, minlength=len(mixture.pool_of))[mixture.pool_of == number]
+        assert counts.max() - counts.min() <= 1 and counts.sum() == np.count_nonzero(mixture.pool_of[seen] == number)
+        assert plan.realised(50, 60)[f"epochs/{pool.name}"] == pytest.approx(counts.sum() / len(pool.records))
+
+
+def test_phases_that_do_not_begin_with_a_window_are_refused():
+    with pytest.raises(ValueError, match=r"phases \[10\] in windows of 3"):
+        make_phased((Phase(10, (1.0, 1.0, 1.0), 0.0),))
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 1), (2, 3), (1, 8), (5, 20)])
+def test_what_is_realised_is_counted_over_the_batches_asked_for(first, stop):
+    plan, mixture, index = make_phased(PHASES)
+    rows = [row for n in range(first, stop) for row in plan.batch(n)]
+    records = np.concatenate([row.records for row in rows])
+    inverted = np.concatenate([row.inverted for row in rows])
+    tokens = index.plain[records] + 5 * inverted
+    found = make_phased(PHASES)[0].realised(first, stop)
+    assert found == plan.realised(first, stop)
+    assert found["padding_share"] == pytest.approx(1 - tokens.sum() / (len(rows) * 64))
+    assert found["documents_per_row"] == pytest.approx(len(records) / len(rows))
+    assert found["documents/inverted"] == pytest.approx(inverted.mean())
+    groups = {"text": index.task[records] == index.tasks.index("text"), "text@books": mixture.pool_of[records] == 1}
+    groups["@books"] = index.source[records] == index.sources.index("books")
+    for name, own in groups.items():
+        assert found.get(f"documents/{name}", 0.0) == pytest.approx(own.mean())
+        assert found.get(f"tokens/{name}", 0.0) == pytest.approx(tokens[own].sum() / tokens.sum())
+    before = np.concatenate([row.records for n in range(stop) for row in plan.batch(n)])
+    assert found["epochs/edit"] == pytest.approx(np.count_nonzero(mixture.pool_of[before] == 2) / 100)
+
+
+def test_statistics_outlive_the_windows_they_are_of(monkeypatch):
+    monkeypatch.setattr("nextflow_jax.data.plan._KEPT_TALLIES", 2)
+    plan = make_phased(PHASES)[0]
+    expected = plan.realised(0, 3)
+    plan.batch(40)
+    assert plan.realised(0, 3) == expected and plan.realised(0, 42) == make_phased(PHASES)[0].realised(0, 42)
+
+
+def capped(epochs):
+    config = MixtureConfig((("text", 1.0), ("edit", 1.0)), max_epochs=(("text", epochs), ("edit", 2.0)))
+    return make_phased(config=config)[0]
+
+
+def test_the_data_end_with_a_message_and_never_repeat():
+    """Of 340 texts and 200 edits, so much is left that it fills no window of 3 batches of 4 rows of 64 positions."""
+    plan, length = capped(1.0), make_index(MADE).plain
+    with pytest.raises(UserError, match="set config.train.steps to") as error:
+        plan.batch(1_000)
+    end = int(str(error.value).split("global batch ")[1].split(":")[0])
+    assert end % 3 == 0
+    seen = np.concatenate([row.records for n in range(end) for row in plan.batch(n)])
+    counts = np.bincount(seen, minlength=440)
+    edit = make_index(MADE).task == make_index(MADE).tasks.index("edit")
+    left = np.where(edit, 2, 1) - counts
+    assert left.min() >= 0 and 0 < (left * length).sum() <= 3 * 4 * 64
+    with pytest.raises(UserError, match=f"the data end after global batch {end}: .* or raise config.pipeline.mixture"):
+        plan.batch(end)
+    plan.check_length(end)
+    with pytest.raises(UserError, match=f"the data end after global batch {end}:"):
+        capped(1.0).check_length(end + 1)
+
+
+def test_long_runs_are_refused_by_their_mean_length(monkeypatch):
+    monkeypatch.setattr("nextflow_jax.data.plan._PLANNED_AT_ONCE", 100)
+    plan = capped(1.0)
+    with pytest.raises(UserError, match="the data end after global batch 4"):
+        plan.check_length(1_000)
+    plan.check_length(40)
+    assert plan._cursors == [0]
+
+
+def test_a_mixture_with_an_endless_entry_has_no_end():
+    config = MixtureConfig((("text", 1.0), ("edit", 1.0)), max_epochs=(("text", 1.0),))
+    plan, mixture, _ = make_phased(config=config)
+    plan.check_length(10**9)
+    late = np.concatenate([row.records for row in plan.batch(90)])
+    assert (mixture.pool_of[late] == 1).all()

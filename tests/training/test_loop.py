@@ -64,6 +64,7 @@ def test_a_run_leaves_its_artifacts(uninterrupted):
     records = read_metrics(workdir)
     assert [record["step"] for record in records] == [4, 8, 12, 16, 20, 24]
     assert TIMINGS | {"loss", "squares", "grad_norm", "learning_rate", "goodput"} <= records[0].keys()
+    assert [(record["data/first"], record["data/batches"]) for record in records] == [(n, 4) for n in range(0, 24, 4)]
     assert records[-1]["loss"] < records[0]["loss"]
     assert "58 parameters" in said and "compiled in" in said and "done: step 24 of 24 saved" in said
     entries = read_entries(workdir)

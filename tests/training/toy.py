@@ -72,6 +72,9 @@ class ToyTask:
         }
         return (spec,)
 
+    def data_statistics(self, first, stop):
+        return {"first": float(first), "batches": float(stop - first)}
+
     def tokens_per_step(self, spec):
         return self.batch_size
 

@@ -107,6 +107,10 @@ class ContrastiveTask:
         """The text tokenizer, under its own file name."""
         self.text_tokenizer.save(workdir / self.text_tokenizer.file_name)
 
+    def data_statistics(self, first: int, stop: int) -> dict[str, float]:
+        """None: every picture is seen once an epoch."""
+        return {}
+
     def tokens_per_step(self, spec: BatchSpec) -> int:
         """Patches and text positions of the global batch."""
         patch = self._experiment.model.vit.patch

@@ -1,6 +1,7 @@
 """The decoder task: the unified transformer on packed rows of interleaved text and images from shards."""
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ import numpy as np
 
 from nextflow_jax.bundle import load_bundle
 from nextflow_jax.data.manifest import check_fingerprints
-from nextflow_jax.data.pipeline import RowBuilder, make_batches
-from nextflow_jax.data.plan import RowPlan
+from nextflow_jax.data.pipeline import RowBuilder, make_batches, make_plan
+from nextflow_jax.data.plan import Plan, RowPlan
 from nextflow_jax.data.shards import open_shards
 from nextflow_jax.models.decoder import Decoder, DecoderInputs
 from nextflow_jax.models.embedding import with_codebook
@@ -43,6 +44,8 @@ class DecoderTask:
         self._accumulate = self._codec.accumulate if pipeline.sequence.inputs == "accumulated" else None
         self._model = Decoder(experiment.model)
         self._spec = self._make_spec()
+        if pipeline.mixture.max_epochs:  # said before anything is compiled
+            self._plan.check_length(experiment.train.steps)
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh parameters."""
@@ -105,7 +108,7 @@ class DecoderTask:
             num_parts,
             accumulate=self._accumulate,
             vocabulary=self._experiment.model.vocabulary,
-            cost=row_cost(self._experiment.model),
+            plan=self._plan,
         )
 
     def describe(self) -> dict[str, str]:
@@ -121,6 +124,10 @@ class DecoderTask:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(self._shards.tokenizer_path, unfinished)
         unfinished.rename(target)
+
+    def data_statistics(self, first: int, stop: int) -> dict[str, float]:
+        """The mixture and padding realised, see `Plan.realised`."""
+        return self._plan.realised(first, stop)
 
     def tokens_per_step(self, spec: BatchSpec) -> int:
         """Positions of the global batch, padding included."""
@@ -139,6 +146,12 @@ class DecoderTask:
             return hidden @ head.astype(hidden.dtype)
 
         return TRAINING_FACTOR * forward_flops(forward, params, DecoderInputs.of(spec))
+
+    @functools.cached_property
+    def _plan(self) -> Plan:
+        experiment = self._experiment
+        cost, rows = row_cost(experiment.model), experiment.train.batch_size
+        return make_plan(experiment.pipeline, self._shards, "train", experiment.seed, rows, cost)
 
     def _hidden(self, params: Any, inputs: DecoderInputs) -> jax.Array:
         return self._model.apply({"params": params}, inputs, method="hidden")[0]

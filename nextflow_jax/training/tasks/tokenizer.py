@@ -185,6 +185,10 @@ class TokenizerTask:
     def save_artifacts(self, workdir: pathlib.Path) -> None:
         """None: config.json and a checkpoint are all that users of the tokenizer need."""
 
+    def data_statistics(self, first: int, stop: int) -> dict[str, float]:
+        """None: every picture is seen once an epoch."""
+        return {}
+
     def tokens_per_step(self, spec: BatchSpec) -> int:
         """Codes of the global batch, over all scales."""
         rows, *size, _ = spec["images"].shape

@@ -1,5 +1,6 @@
 """The decoder task: bit-for-bit resume, the same on eight devices, codebook and tokenizers, shards that do not fit."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -11,12 +12,14 @@ import pytest
 
 from nextflow_jax import sharding
 from nextflow_jax.bundle import load_bundle
+from nextflow_jax.data.mixture import MixtureConfig
 from nextflow_jax.errors import UserError
 from nextflow_jax.sharding import MeshConfig
 from nextflow_jax.training.checkpoint import read_meta
 from nextflow_jax.training.experiment import build_experiment
 from nextflow_jax.training.feed import Feed
 from nextflow_jax.training.loop import train
+from nextflow_jax.training.metric_table import find_row
 from nextflow_jax.training.tasks import make_task
 from tests import tiny_models
 from tests.training import small
@@ -37,6 +40,32 @@ def finished(experiment, tmp_path_factory):
 def test_it_learns_and_resumes_bit_for_bit(finished, experiment, tmp_path):
     small.check_resume(experiment, *finished, tmp_path)
     assert {"accuracy/text", "cross_entropy/scale_03", "fill"} <= small.logged(tmp_path)[-1].keys()
+
+
+def test_the_log_has_the_mixture_of_the_batches_trained_on(finished, experiment):
+    """Counted again from the batches themselves."""
+    batches = make_task(experiment).batches(0, 0, 1)
+    for record in small.logged(finished[0]):
+        documents = [next(batches)["document"] for _ in range(2)]
+        assert record["data/padding_share"] == pytest.approx(np.mean([array == 0 for array in documents]))
+        assert record["data/padding_share"] == pytest.approx(1 - record["fill"])
+        held = np.mean([array.max(axis=1) for array in documents])
+        assert record["data/documents_per_row"] == pytest.approx(held)
+        assert record["data/cost_imbalance"] >= 1 and record["data/epochs/all"] > 0
+        shares = [value for name, value in record.items() if name.startswith("data/tokens/")]
+        assert len(shares) > 1 and sum(shares) == pytest.approx(1)
+        assert all(find_row(name) for name in record if name.startswith("data/"))
+
+
+def test_a_run_longer_than_its_data_is_refused_before_anything_is_compiled(shards):
+    settings = small.decoder(shards)
+    mixture = MixtureConfig(max_epochs=(("all", 2.0),))
+    pipeline = dataclasses.replace(settings.pipeline, mixture=mixture)
+    settings = dataclasses.replace(settings, pipeline=pipeline, train=dataclasses.replace(settings.train, steps=1000))
+    with pytest.raises(
+        UserError, match=r"the data end after global batch \d+: .* set config.train.steps to \d+ at most"
+    ):
+        make_task(settings.with_input_sizes())
 
 
 def test_eight_devices_equal_one(finished, shards, tmp_path):
