@@ -194,7 +194,7 @@ def _parameters_again(shape: TransformerShape, again: Parts) -> float:
         "mlp": _MLP_AGAIN * shape.mlp_parameters,
         "attention": 0.0,
     }
-    return sum(parts[part] for part in again)
+    return math.fsum(parts[part] for part in again)
 
 
 def _all_gather(size: int, result_bytes: float) -> float:

@@ -44,7 +44,9 @@ def test_more_chips_are_never_slower_and_gain_until_the_links_bound():
         assert more.total < fewer.total
         assert more.total >= fewer.total / 2 - 1e-9
         assert more.ici == pytest.approx(fewer.ici, rel=0.02)
-    assert times[-1].compute < times[-1].ici < times[0].compute
+    small = dataclasses.replace(BATCH, rows=256, length=1024, pairs=1024 * 500.0)
+    bound = [seconds(Placement("v5p", cube, fsdp=cube[0] * cube[1] * cube[2]), batch=small) for cube in CUBES[-2:]]
+    assert bound[-1].ici > bound[-1].compute and bound[-1].total > 0.8 * bound[-2].total
 
 
 def test_slices_cost_what_they_send_and_something_for_every_doubling():

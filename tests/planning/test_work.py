@@ -16,10 +16,10 @@ POD = Placement("v5p", (4, 4, 8), fsdp=128)
 
 
 def test_model_flops_are_those_that_packing_counts():
-    """Its count has the connector too, a fifty-thousandth."""
+    """Its count has the connector too, about a fiftieth of a layer's."""
     cost = row_cost(MODEL)
-    rows = BATCH.rows * cost.flops(BATCH.length, BATCH.pairs)
-    assert model_flops(SHAPE, BATCH) == pytest.approx(rows, rel=1e-4)
+    rows = BATCH.rows * cost.flops(BATCH.length, int(BATCH.pairs))
+    assert rows * 0.997 < model_flops(SHAPE, BATCH) < rows
 
 
 def test_the_parameters_are_those_of_the_published_size():
@@ -64,16 +64,19 @@ def test_slices_reduce_each_chips_share_of_the_gradients():
     assert many == pytest.approx(two * 2 * 63 / 64)
 
 
-@pytest.mark.parametrize("axis", ["data", "tensor", "context"])
-def test_every_axis_sends_more_than_the_same_split_alone(axis):
-    """Gradients of replicas, sums of activations, keys of shared rows."""
-    place = dataclasses.replace(POD, fsdp=32, **{axis: 4})
-    smaller = Placement("v5p", (4, 4, 2), fsdp=32)
-    quarter = dataclasses.replace(BATCH, rows=BATCH.rows // 4)
-    assert chip_work(SHAPE, BATCH, place).ici_bytes > 0.9 * chip_work(SHAPE, quarter, smaller).ici_bytes / (
-        4 if axis == "tensor" else 1
-    )
-    assert not list(place.faults())
+def test_every_axis_sends_what_it_must():
+    """Against fsdp 32 alone: gradients of replicas, sums of activations, keys and queries of shared rows."""
+    positions, layers, width = BATCH.positions / 128, SHAPE.layers, SHAPE.width
+
+    def sent(**axis):
+        return chip_work(SHAPE, BATCH, dataclasses.replace(POD, fsdp=32, **axis)).ici_bytes
+
+    alone = chip_work(SHAPE, BATCH, Placement("v5p", (4, 4, 2), fsdp=32)).ici_bytes
+    assert sent(data=4) - alone == pytest.approx(2 * 3 / 4 * 4 * SHAPE.parameters / 32)
+    assert sent(tensor=4) - alone / 4 == pytest.approx(5 * layers * 2 * 3 / 4 * positions * 4 * width * 2)
+    keys, queries = 2 * 4 * 128 * 2 * positions * 4 * 3 / 4, 2 * 28 * 128 * 2 * positions
+    gathers = (2 * 2 + 4) * SHAPE.parameters * 127 / 128
+    assert sent(context=4) == pytest.approx(gathers + layers * 4 * (keys + queries))
 
 
 def test_frozen_parameters_have_no_gradients():
