@@ -1,12 +1,13 @@
 """Published speeds of dense decoders trained with MaxText, and the settings they were reached with.
 
-All of AI-Hypercomputer/maxtext at e591f30: MFU from src/maxtext/configs/tpu/{v5e,v5p}/README.md, batch, mesh and
+All of AI-Hypercomputer/maxtext at e591f30. MFU is from src/maxtext/configs/tpu/{v5e,v5p}/README.md, batch, mesh and
 rematerialisation from the scripts beside them (16b.sh, ...), shapes by `get_individual_scales` of
-src/maxtext/configs/types.py from base.yml; tokens/s a chip from docs/reference/models/tiering.md, settings from
-benchmarks/maxtext_trillium_model_configs.py (llama3_1_8b_8192, llama3_1_70b_8192_bs2, llama2_70b_4096) and
-benchmarks/maxtext_v5p_model_configs.py (llama2_70b). MaxText counted attention without the causal mask in these MFUs
-(tiering.md, note 2), which gives seconds back exactly; kernels skip what the mask hides. v5p-N is N TensorCores, N/2
-chips; the torus of a slice is that of Google's list of v5p topologies.
+src/maxtext/configs/types.py from base.yml. Tokens/s a chip are from docs/reference/models/tiering.md, their settings
+from benchmarks/maxtext_trillium_model_configs.py (llama3_1_8b_8192, llama3_1_70b_8192, llama2_70b_4096) and from
+benchmarks/maxtext_v5p_model_configs.py at 92e59fd, to which that page links (llama2_70b_v5p_128).
+
+These MFUs count attention without the causal mask (tiering.md, note 2), from which the seconds follow; kernels skip
+what the mask hides. v5p-N is N TensorCores, N/2 chips, and its torus that of Google's list of v5p topologies.
 """
 
 import dataclasses
@@ -71,7 +72,7 @@ _SCALED_LENGTH = 2048
 _TOKENS_PER_SECOND: Sequence[tuple[str, TransformerShape, Placement, int, int, Parts, bool, float]] = (
     # Name, shape, slice, rows a chip, length, rematerialised, fitted, tokens/s a chip.
     ("Llama 3.1 8B", LLAMA_3_1_8B, _V6E, 4, 8192, SAVES_ALL_BUT_MLP_INPUT, False, 7207),
-    ("Llama 3.1 70B", LLAMA_3_1_70B, _V6E, 2, 8192, SAVES_QKV, True, 960),
+    ("Llama 3.1 70B", LLAMA_3_1_70B, _V6E, 5, 8192, SAVES_QKV, True, 960),
     ("Llama 2 70B", LLAMA_2_70B, _V6E, 4, 4096, REMAT["full"], False, 900),
     ("Llama 2 70B", LLAMA_2_70B, Placement("v5p", (8, 8, 8), fsdp=512), 4, 4096, SAVES_ALL_BUT_MLP_INPUT, False, 692),
 )
