@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from nextflow_jax.models.activations import COLLECTION
 from nextflow_jax.models.cache import KVCache
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.models.embedding import Embedding
@@ -137,7 +138,7 @@ def _stacked_layers(config: DecoderConfig) -> nn.Module:
         layer = nn.remat(layer, policy=remat_policy(config.remat), prevent_cse=False)
     scanned = nn.scan(
         layer,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, COLLECTION: 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast),
         length=config.layers,

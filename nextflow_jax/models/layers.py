@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from nextflow_jax.models.activations import watch
 from nextflow_jax.models.cache import KVCache
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.models.remat import layer_input
@@ -141,4 +142,5 @@ class DecoderLayer(nn.Module):
         mixed, cache = self.attention(self.attention_norm(x), around, layer, cache)
         x = x + mixed
         x = x + self.mlp(self.mlp_norm(x))
+        watch(self, x)
         return (constrain(x, "batch", "sequence", None), cache), None

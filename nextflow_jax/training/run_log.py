@@ -10,6 +10,7 @@ import jax
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.feed import FeedTotals
 from nextflow_jax.training.goodput import Ledger
+from nextflow_jax.training.memory import memory_in_use
 from nextflow_jax.training.metrics import MetricsFiles, Window
 from nextflow_jax.training.program import StepProgram
 from nextflow_jax.training.progress import Progress
@@ -91,6 +92,7 @@ class RunLog:
         record = {"step": step, "time": time.time(), **self.window.means()}
         record |= {
             "tokens_per_s": self._tokens / seconds,
+            "tokens_per_s_per_device": self._tokens / seconds / self._num_devices,
             "examples_per_s": rate * self._settings.batch_size,
             "step_ms": 1000 * seconds / self._steps,
             "data_wait": waited / seconds,
@@ -100,6 +102,7 @@ class RunLog:
         }
         if self._peak:
             record["mfu"] = self._flops / (seconds * self._peak * self._num_devices)
+        record |= memory_in_use()
         if self._files:
             held = self._data(step - self.window.steps, step)
             self._files.write(record | {f"data/{name}": value for name, value in held.items()})

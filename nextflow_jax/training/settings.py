@@ -36,6 +36,8 @@ class TrainConfig:
     tensorboard: bool = True
     norms: bool = True
     """Norms of gradients, updates and parameters by group of modules, in the last step of each `log_every`."""
+    activations: bool = True
+    """The residual stream's RMS and outliers by quarter of the decoder's depth, in every step (decoder alone)."""
 
     def faults(self) -> Iterator[Fault]:
         """The rules these settings break."""

@@ -16,11 +16,13 @@ from nextflow_jax.data.manifest import check_fingerprints
 from nextflow_jax.data.pipeline import RowBuilder, make_batches, make_plan
 from nextflow_jax.data.plan import Plan, RowPlan
 from nextflow_jax.data.shards import open_shards
+from nextflow_jax.models.activations import COLLECTION
 from nextflow_jax.models.decoder import Decoder, DecoderInputs
 from nextflow_jax.models.embedding import with_codebook
 from nextflow_jax.models.objective import hidden_loss
 from nextflow_jax.training.experiment import DecoderExperiment
 from nextflow_jax.training.flops import TRAINING_FACTOR, forward_flops
+from nextflow_jax.training.outliers import outliers
 from nextflow_jax.training.row_cost import row_cost
 from nextflow_jax.training.task import BatchSpec, Metrics, Variables
 
@@ -69,7 +71,7 @@ class DecoderTask:
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Metrics, Variables]]:
         """Weighted cross-entropy over the global batch."""
-        hidden = self._hidden(params, DecoderInputs.of(batch))
+        hidden, written = self._hidden(params, DecoderInputs.of(batch))
         loss, metrics = hidden_loss(
             hidden,
             self._model.apply({"params": params}, method="loss_heads"),
@@ -81,6 +83,8 @@ class DecoderTask:
         )
         filled = jnp.sum(batch["document"] > 0).astype(jnp.float32)
         metrics = metrics | {"fill": (filled, jnp.asarray(float(batch["document"].size)))}
+        if written:
+            metrics |= outliers(written, batch["document"] > 0)
         return loss, (metrics, variables)
 
     def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
@@ -153,8 +157,11 @@ class DecoderTask:
         cost, rows = row_cost(experiment.model), experiment.train.batch_size
         return make_plan(experiment.pipeline, self._shards, "train", experiment.seed, rows, cost)
 
-    def _hidden(self, params: Any, inputs: DecoderInputs) -> jax.Array:
-        return self._model.apply({"params": params}, inputs, method="hidden")[0]
+    def _hidden(self, params: Any, inputs: DecoderInputs) -> tuple[jax.Array, Variables]:
+        """The last hidden states, and the magnitudes of the residual stream if they are to be logged."""
+        mutable = [COLLECTION] if self._experiment.train.activations else []
+        (hidden, _), written = self._model.apply({"params": params}, inputs, method="hidden", mutable=mutable)
+        return hidden, dict(written)
 
     def _inputs(self) -> DecoderInputs:
         return DecoderInputs.of({name: jnp.zeros(spec.shape, spec.dtype) for name, spec in self._spec.items()})
