@@ -15,6 +15,7 @@ from nextflow_jax.training.feed import Feed
 from nextflow_jax.training.goodput import Ledger
 from nextflow_jax.training.metrics import Window
 from nextflow_jax.training.preemption import StopSignal
+from nextflow_jax.training.profile import Profiler
 from nextflow_jax.training.program import Program, StepProgram, build_program
 from nextflow_jax.training.progress import Progress
 from nextflow_jax.training.published_start import PublishedStart
@@ -69,7 +70,8 @@ def train(
     if warm_start:
         progress.say(f"starting with {warm_start.count} arrays of {warm_start.origin}")
     checkpoints = Checkpoints(workdir, settings.keep, to_plain_dict(experiment), fingerprints)
-    with StopSignal() as stop, checkpoints:
+    profiler = Profiler(settings.profile, workdir, progress.say)
+    with StopSignal() as stop, profiler, checkpoints:
         with ledger.phase("compile"):
             program = build_program(experiment, task, devices, workdir, progress)
         with ledger.phase("restore" if steps else "init"):
@@ -82,7 +84,7 @@ def train(
         log = RunLog(workdir, settings, program.layout, progress, start, Window(position.window), ledger, data)
         try:
             with ledger.phase("step"):
-                state = _run(settings, task, program, state, position.batch, checkpoints, stop, log)
+                state = _run(settings, task, program, state, position.batch, checkpoints, stop, log, profiler)
             progress.say(ledger.account().describe())
         finally:
             log.close()
@@ -119,6 +121,7 @@ def _run(
     checkpoints: Checkpoints,
     stop: StopSignal,
     log: RunLog,
+    profiler: Profiler,
 ) -> TrainState:
     step = start = log.step
     constants = jax.device_put(task.constants(), sharding.replicated(program.layout.mesh))
@@ -129,15 +132,24 @@ def _run(
         while step < settings.steps and not stopping:
             batch = feed.next_batch(busy=functools.partial(_runs, pending))
             step_program = program.step_for(batch)
-            state, metrics = step_program.compiled.call(state, constants, batch)
             step += 1
+            if profiler.due(step):
+                with log.ledger.phase("profile"):
+                    profiler.open(step)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = step_program.compiled.call(state, constants, batch)
             if pending is not None:
                 log.add(*pending, feed.totals)
             pending = (step, metrics, step_program)
             stopping = stop.should_stop(step)
-            if step % settings.checkpoint_every == 0 or step == settings.steps or stopping:
+            saving = step % settings.checkpoint_every == 0 or step == settings.steps or stopping
+            if saving or profiler.ends_with(step):
                 log.add(*pending, feed.totals)
                 pending = None
+            if profiler.ends_with(step):
+                with log.ledger.phase("profile"):
+                    profiler.close()
+            if saving:
                 with log.ledger.phase("checkpoint"):
                     checkpoints.save(step, state, Position(first_batch + step - start, log.window.totals))
                 log.ledger.write(step)

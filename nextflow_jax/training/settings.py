@@ -10,6 +10,7 @@ from nextflow_jax.distributed import DistributedConfig
 from nextflow_jax.errors import UserError
 from nextflow_jax.sharding import BATCH_AXES, MeshConfig, make_rules
 from nextflow_jax.training.optimizer import OptimizerConfig
+from nextflow_jax.training.profile import ProfileConfig
 from nextflow_jax.training.published_start import PublishedStart
 from nextflow_jax.training.warm_start import InitFromConfig, WarmStart, load_warm_start
 
@@ -34,6 +35,7 @@ class TrainConfig:
     peak_flops: float = 0.0
     """FLOP/s of one device for the MFU; 0 = known by device kind, and no MFU for unknown devices."""
     tensorboard: bool = True
+    profile: ProfileConfig = ProfileConfig()
     norms: bool = True
     """Norms of gradients, updates and parameters by group of modules, in the last step of each `log_every`."""
     activations: bool = True
