@@ -21,6 +21,7 @@ METRICS: tuple[Row, ...] = (
     Row("cross_entropy/(text|vision)", "nats a predicted token, every one counted once"),
     Row(r"cross_entropy/scale_\d+", "nats a code of this scale, over all pictures; scale 1 is the coarsest"),
     Row(r"accuracy/(text|vision|scale_\d+)", "share of predictions whose likeliest id is the right one"),
+    Row("data/.+", "what the batches since the last record hold: shares by task and source (data/mixture)"),
     Row("fill", "share of positions that belong to a document"),
     Row("data/padding_share", "share of positions that are padding, as planned"),
     Row("data/documents_per_row", "documents that share a row"),

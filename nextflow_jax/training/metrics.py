@@ -1,4 +1,4 @@
-"""Metrics on their way to files: (sum, weight) pairs added up over a window, metrics.jsonl and TensorBoard."""
+"""Metrics on their way out: (sum, weight) pairs added up over a window; metrics.jsonl, TensorBoard, W&B."""
 
 import json
 import math
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorboardX
+
+from nextflow_jax.training.wandb_run import WandbRun
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -43,18 +45,25 @@ class Window:
 
 
 class MetricsFiles:
-    """Appends records to `metrics.jsonl` and TensorBoard; one process of a job writes.
+    """Appends records to `metrics.jsonl`, TensorBoard and Weights & Biases; one process of a job writes.
 
     Opening drops lines past `step` (they will be written again) and a line cut short by a kill.
+
+    Args:
+      workdir: the run's folder.
+      step: steps done.
+      tensorboard: whether TensorBoard's files are written.
+      wandb: a project of Weights & Biases; empty: none.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, tensorboard: bool) -> None:
+    def __init__(self, workdir: pathlib.Path, step: int, tensorboard: bool, wandb: str = "") -> None:
         path = workdir / METRICS_FILE
         _drop_lines_after(path, step)
         self._file = path.open("a", encoding="utf-8")
         self._board = None
         if tensorboard:
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._wandb = WandbRun(workdir, wandb) if wandb else None
 
     def write(self, record: Mapping[str, float | int]) -> None:
         """Writes one record with at least "step"; values that are not finite become null."""
@@ -65,12 +74,16 @@ class MetricsFiles:
             for name, value in clean.items():
                 if name not in ("step", "time") and value is not None:
                     self._board.add_scalar(name, value, record["step"])
+        if self._wandb:
+            self._wandb.write(clean)
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes all of them."""
         self._file.close()
         if self._board:
             self._board.close()
+        if self._wandb:
+            self._wandb.close()
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:

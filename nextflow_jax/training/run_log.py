@@ -43,7 +43,8 @@ class RunLog:
         mesh = layout.mesh
         self._peak = peak_flops(mesh.devices.flat[0], settings.peak_flops)
         self._num_devices = mesh.size
-        self._files = MetricsFiles(workdir, step, settings.tensorboard) if jax.process_index() == 0 else None
+        first = jax.process_index() == 0
+        self._files = MetricsFiles(workdir, step, settings.tensorboard, settings.wandb) if first else None
         self._bad = 0
         self._waited = 0.0
         self._begin_window(FeedTotals())

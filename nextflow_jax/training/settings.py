@@ -1,6 +1,7 @@
 """What every experiment has, whatever it trains: length, batch, optimizer, mesh and how a run is watched and saved."""
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -35,6 +36,8 @@ class TrainConfig:
     peak_flops: float = 0.0
     """FLOP/s of one device for the MFU; 0 = known by device kind, and no MFU for unknown devices."""
     tensorboard: bool = True
+    wandb: str = ""
+    """Project of Weights & Biases that gets the records too; empty: none. WANDB_MODE=offline keeps them here."""
     profile: ProfileConfig = ProfileConfig()
     norms: bool = True
     """Norms of gradients, updates and parameters by group of modules, in the last step of each `log_every`."""
@@ -49,6 +52,8 @@ class TrainConfig:
         for name in ("max_bad_steps", "peak_flops"):
             if getattr(self, name) < 0:
                 yield Fault(name, getattr(self, name), "must not be negative", "use 0")
+        if self.wandb and importlib.util.find_spec("wandb") is None:
+            yield Fault("wandb", self.wandb, "needs the package wandb", "pip install 'nextflow_jax[wandb]', or use ''")
 
 
 @dataclasses.dataclass(frozen=True)
