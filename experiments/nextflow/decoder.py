@@ -11,7 +11,8 @@ Of the paper: tokens, learning rates, mixtures (documents of Table 2, in proport
 all codes, pictures a document (5 at 512, 3 at 1024), the tower's shape, 16,384 codes of 32 + 8 numbers. Ours, because
 the paper does not say: rows (their lengths hold the most pictures a document may have) and rows a step, warm-up,
 AdamW's betas and decay, top 10 for self-correction, the halving of "interleaved" into interleaved and frames, the
-mixtures of the last two stages (those of pretrain_1024), and inversion from pretrain_1024 on ("late in pretraining").
+mixtures of the last two stages (those of pretrain_1024), and inversion from pretrain_1024 on ("late in pretraining";
+`pipeline.task_inversion_from=N` begins it within a stage).
 The model has room for 19 scale indices in every stage, so that no array changes its shape between them.
 
 Commands, for this file F, a tokenizer T (`experiments/nextflow/tokenizer.py`, any level: its parameters are the same

@@ -120,6 +120,48 @@ def test_response_only_leaves_no_loss_on_prompts(shard_set):
     assert text_targets == 0
 
 
+def test_response_only_of_a_document_turned_around_leaves_no_loss_on_its_picture(shard_set):
+    only = MixtureConfig((("text_to_image", 1.0),))
+    config = dataclasses.replace(CONFIG, response_only=True, task_inversion=1.0, mixture=only)
+    batch = take(shard_set, 1, config=config)[0]
+    of_picture = (batch["loss_weights"] > 0) & (batch["scale_index"] > 0)
+    assert (batch["loss_weights"] > 0).any() and not of_picture.any()
+
+
+def test_tokens_follow_the_weights_with_dropout_inversion_and_packing(shard_set):
+    """Over a million positions; the text has half of those that are no padding."""
+    weights = (("text", 2.0), ("text_to_image", 1.0), ("edit", 1.0))
+    config = dataclasses.replace(
+        CONFIG, task_inversion=0.5, condition_dropout=0.5, mixture=MixtureConfig(weights, unit="tokens")
+    )
+    found = make_plan(config, shard_set, "train", 0, 64).realised(0, 128)
+    assert found["tokens/text"] == pytest.approx(0.5, abs=0.01)
+    assert found["tokens/edit"] == pytest.approx(0.25, abs=0.01)
+
+
+def test_inversion_and_weights_that_begin_later(shard_set):
+    """The change is in the plan, so every number of processes sees it, and resuming after it goes on the same."""
+    mixture = MixtureConfig((("text", 1.0),), changes=((4, (("text_to_image", 1.0),)),))
+    config = dataclasses.replace(CONFIG, mixture=mixture, task_inversion=1.0, task_inversion_from=8)
+    plan = make_plan(config, shard_set, "train", 0, BATCH)
+    found = [plan.statistics(n) for n in (0, 4, 8)]
+    assert [("documents/text" in each, each["documents/inverted"]) for each in found] == [
+        (True, 0.0), (False, 0.0), (False, 1.0),
+    ]  # fmt: skip
+    batches = take(shard_set, 12, config=config)
+    assert not any((batch["scale_index"] > 0).any() for batch in batches[:4])
+    for part in range(2):
+        for ours, expected in zip(take(shard_set, 6, 6, part, 2, config=config), batches[6:]):
+            assert_same(ours, {name: array[2 * part : 2 * part + 2] for name, array in expected.items()})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_end_of_the_data_stops_the_run_with_its_message(shard_set, workers):
+    config = dataclasses.replace(CONFIG, mixture=MixtureConfig(max_epochs=(("all", 3.0),)), workers=workers)
+    with pytest.raises(UserError, match=r"the data end after global batch \d+: every entry"):
+        take(shard_set, 60, config=config)
+
+
 def test_accumulated_inputs_come_with_features_in_every_row(shard_set):
     def accumulate(schedule, codes):
         cells = [height * width for height, width in (*schedule.grids[1:], schedule.final_grid)]
@@ -221,6 +263,8 @@ def test_a_batch_that_does_not_divide_is_refused(shard_set):
     [
         {"row_length": 0}, {"window_batches": 0}, {"reader_threads": -1}, {"workers": -1}, {"packing": "fixed"},
         {"condition_dropout": 1.5}, {"task_inversion": 1.5}, {"max_broken_fraction": -0.1}, {"prefetch_batches": 0},
+        {"task_inversion_from": 6}, {"task_inversion_from": -4},
+        {"mixture": MixtureConfig((("text", 1.0),), changes=((6, (("edit", 1.0),)),))},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_faults(change):
