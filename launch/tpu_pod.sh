@@ -171,14 +171,34 @@ job_status() {
     --command "cd $folder && { $job_state; }" || true
 }
 
+# ask: for the slices, unless they are asked for already; a request whose slices are lost is given back first.
+ask() {
+  local now
+  now="$(state 2>/dev/null)" || now=""
+  case "$now" in
+    FAILED | SUSPENDED | SUSPENDING) delete ;&
+    "") create ;;
+  esac
+}
+
 keep() {
   need_command
-  while true; do
+  read_type
+  if ((dry_run)); then
     create
     wait_active
     setup
     start
-    if ((dry_run)); then return; fi
+    return
+  fi
+  while true; do
+    ask
+    wait_active
+    # A job that was left running, by a `keep` that was stopped, goes on.
+    if [[ "$(job_status)" != running ]]; then
+      setup
+      start
+    fi
     while [[ "$(state)" == ACTIVE ]]; do
       sleep 60
       case "$(job_status)" in
@@ -189,7 +209,6 @@ keep() {
       esac
     done
     say "$name was taken away; asking again"
-    delete
   done
 }
 

@@ -51,29 +51,44 @@ def test_the_other_actions(dry):
     assert "--worker=3 --command 'tail" in dry("tpu_pod.sh", "logs", *arguments, "--worker", "3")[0]
 
 
-def test_keep_asks_again_when_slices_are_lost_and_ends_when_training_is_complete(launch, stand_in, calls, tmp_path):
-    """The slices are lost after the first look at the job; then it is stopped once before its end, and completes."""
-    states, statuses = "ACTIVE ACTIVE SUSPENDED ACTIVE ACTIVE ACTIVE", "running 75 0"
-    (tmp_path / "states").write_text("\n".join(states.split()) + "\n")
-    (tmp_path / "statuses").write_text("\n".join(statuses.split()) + "\n")
-    take = f"take() {{ head -n 1 {tmp_path}/$1; sed -i 1d {tmp_path}/$1; }}\n"
-    answers = 'case "$*" in *describe*) take states ;; *status*) take statuses ;; esac'
-    stand_in("sleep")
-    folder = stand_in("gcloud", take + answers)
-    done = launch("tpu_pod.sh", "keep", *PLACE, "--type", "v5p-8", "--spot", *TRAIN, stand_ins=folder)
+@pytest.fixture
+def keep(launch, stand_in, calls, tmp_path):
+    """Runs `keep` where gcloud answers with these states and job statuses in turn; gives the result and the actions."""
+
+    def run(states, statuses):
+        (tmp_path / "states").write_text("\n".join(states) + "\n")
+        (tmp_path / "statuses").write_text("\n".join(statuses) + "\n")
+        take = f"take() {{ head -n 1 {tmp_path}/$1; sed -i 1d {tmp_path}/$1; }}\n"
+        answers = 'case "$*" in *describe*) take states ;; *status*) take statuses ;; esac'
+        stand_in("sleep")
+        stand_in("git")
+        folder = stand_in("gcloud", take + answers)
+        done = launch("tpu_pod.sh", "keep", *PLACE, "--type", "v5p-8", "--spot", *TRAIN, stand_ins=folder)
+        kinds = {"queued-resources create": "create", "queued-resources delete": "delete", " scp ": "copy"}
+        kinds["nohup"] = "start"
+        return done, [kinds[kind] for call in calls() for kind in kinds if kind in call]
+
+    return run
+
+
+def test_keep_asks_again_when_slices_are_lost_and_ends_when_training_is_complete(keep):
+    """They are lost while the job runs; then it is stopped once before its end, and completes."""
+    states = ["", "ACTIVE", "ACTIVE", "SUSPENDED", "SUSPENDED", "ACTIVE", "ACTIVE", "ACTIVE"]
+    done, actions = keep(states, ["", "running", "", "75", "0"])
     assert done.returncode == 0, done.stderr
-    kinds = ("queued-resources create", "queued-resources delete", "scp", "nohup")
-    made = [next((kind for kind in kinds if kind in call), "") for call in calls()]
-    order = [kind for kind in made if kind]
-    assert order == [kinds[0], "scp", "nohup", kinds[1], kinds[0], "scp", "nohup", "nohup"]
+    assert actions == ["create", "copy", "start", "delete", "create", "copy", "start", "start"]
     assert "nf was taken away; asking again" in done.stderr and "done." in done.stderr
 
 
-def test_keep_ends_when_the_job_has_failed(launch, stand_in):
-    stand_in("sleep")
-    folder = stand_in("gcloud", 'case "$*" in *describe*) echo ACTIVE ;; *status*) echo 1 ;; esac')
-    done = launch("tpu_pod.sh", "keep", *PLACE, "--type", "v5p-8", *TRAIN, stand_ins=folder)
+def test_keep_goes_on_with_a_job_that_runs(keep):
+    done, actions = keep(["ACTIVE", "ACTIVE", "ACTIVE"], ["running", "0"])
+    assert done.returncode == 0 and actions == []
+
+
+def test_keep_ends_when_the_job_has_failed(keep):
+    done, actions = keep(["", "ACTIVE", "ACTIVE"], ["", "1"])
     assert done.returncode == 1 and "the job has failed" in done.stderr
+    assert actions == ["create", "copy", "start"]
 
 
 def test_wait_ends_when_the_request_has_failed(launch, stand_in):
