@@ -26,7 +26,7 @@ ROOMS = {
     "evals": ("evals",),
     "report": ("report",),
     "commands": (
-        *("train", "extract", "export", "sample", "evaluate", "compile", "supervise", "convert.__main__"),
+        *("train", "extract", "export", "sample", "evaluate", "compile", "plan", "supervise", "convert.__main__"),
         *("data.ingest.__main__", "data.inspect"),
     ),
 }

@@ -18,6 +18,7 @@ from nextflow_jax.data.costs import DEFAULT_COST, RowCost, estimated_pairs
 from nextflow_jax.data.mixture import Mixture, MixtureConfig, resolve_mixture
 from nextflow_jax.data.packing import STRATEGIES
 from nextflow_jax.data.plan import DocumentTable, Phase, Plan, PlanConfig, RowPlan
+from nextflow_jax.data.plan_file import PlanFile, PlannedRows, plan_settings
 from nextflow_jax.data.records import BrokenRecord
 from nextflow_jax.data.segments import INVERTIBLE, check_indices, condition_pairs, invert, to_segments
 from nextflow_jax.data.shards import DocumentIndex, ShardSet
@@ -46,6 +47,9 @@ class PipelineConfig:
     ranks: int = 0
     """Groups of a batch's rows, equally many each, that wait for one another: the devices that share a batch, without
     those that share a row. Packing by compute budget balances them; 0: every row is one."""
+    plan_file: str = ""
+    """File of `nextflow_jax.plan` whose rows are read: the ones that are planned without it. What they realise, that
+    command says; it is not logged in training."""
     window_batches: int = 16
     """Global batches planned at once: more pack better and shuffle wider, fewer start sooner."""
     mixture: MixtureConfig = MixtureConfig()
@@ -193,21 +197,26 @@ def make_batches(
       An iterator over the arrays of `sequence.Sequence` by name, each [rows, S, ...]. It is a grain DatasetIterator.
 
     Raises:
-      UserError: at once for what `make_plan` refuses or a batch that does not divide; while iterating when more than
-        max_broken_fraction of the records are unreadable.
+      UserError: at once for what `make_plan` or `PlanFile` refuses or a batch that does not divide; while iterating
+        when more than max_broken_fraction of the records are unreadable, or for a batch that plan_file does not hold.
     """
     if global_batch_size % process_count:
         raise UserError(
             f"global batch of {global_batch_size} rows does not divide over {process_count} processes; "
             f"use {-(-global_batch_size // process_count) * process_count}"
         )
-    plan = plan or make_plan(config, shards, split, seed, global_batch_size, cost)
-    if process_index == 0:
-        _LOG.info("%s from batch %d: %s", split, start_batch, _describe(plan.statistics(start_batch)))
+    planned: PlannedRows
+    if config.plan_file:
+        settings = plan_settings(config, shards, split, seed, global_batch_size, cost)
+        planned = PlanFile(config.plan_file, settings)
+    else:
+        planned = plan = plan or make_plan(config, shards, split, seed, global_batch_size, cost)
+        if process_index == 0:
+            _LOG.info("%s from batch %d: %s", split, start_batch, _describe(plan.statistics(start_batch)))
     rows = global_batch_size // process_count
     mine = slice(process_index * rows, (process_index + 1) * rows)
     builder = RowBuilder(config, shards, split, accumulate, vocabulary)
-    dataset = grain.MapDataset.range(start_batch, sys.maxsize).map(BatchBuilder(plan, mine, builder))
+    dataset = grain.MapDataset.range(start_batch, sys.maxsize).map(BatchBuilder(planned, mine, builder))
     batches = dataset.to_iter_dataset(grain.ReadOptions(config.reader_threads, config.prefetch_batches))
     if config.workers:
         flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which our commands do not use
@@ -220,7 +229,7 @@ def make_batches(
 class BatchBuilder:
     """Number of a batch -> this process's rows of it, stacked."""
 
-    plan: Plan
+    plan: PlannedRows
     rows: slice
     build_row: "RowBuilder"
 

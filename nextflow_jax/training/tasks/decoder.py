@@ -130,8 +130,8 @@ class DecoderTask:
         unfinished.rename(target)
 
     def data_statistics(self, first: int, stop: int) -> dict[str, float]:
-        """The mixture and padding realised, see `Plan.realised`."""
-        return self._plan.realised(first, stop)
+        """The mixture and padding realised, see `Plan.realised`; nothing where rows come from a file."""
+        return {} if self._experiment.pipeline.plan_file else self._plan.realised(first, stop)
 
     def tokens_per_step(self, spec: BatchSpec) -> int:
         """Positions of the global batch, padding included."""
