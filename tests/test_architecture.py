@@ -26,8 +26,8 @@ ROOMS = {
     "evals": ("evals",),
     "report": ("report",),
     "commands": (
-        *("train", "extract", "export", "sample", "evaluate", "compile", "plan", "supervise", "convert.__main__"),
-        *("data.ingest.__main__", "data.inspect"),
+        *("train", "extract", "export", "sample", "evaluate", "compile", "plan_rows", "supervise"),
+        *("convert.__main__", "data.ingest.__main__", "data.inspect"),
     ),
 }
 """Rooms of the package, and the modules and folders that belong to each; a longer name goes before a shorter one."""

@@ -26,7 +26,7 @@ _NOT_PLANNED = {
 }
 """Fields of a pipeline's configuration that say nothing of which documents lie where."""
 
-_AGAIN = "write it again with python -m nextflow_jax.plan"
+_AGAIN = "write it again with python -m nextflow_jax.plan_rows"
 
 
 @runtime_checkable

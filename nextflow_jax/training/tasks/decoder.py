@@ -112,6 +112,7 @@ class DecoderTask:
             num_parts,
             accumulate=self._accumulate,
             vocabulary=self._experiment.model.vocabulary,
+            cost=row_cost(self._experiment.model),
             plan=self._plan,
         )
 

@@ -1,4 +1,4 @@
-"""`python -m nextflow_jax.plan`: which documents a decoder's training reads in which batch, known before it begins."""
+"""`python -m nextflow_jax.plan_rows`: which documents a decoder's training reads in which batch, known before it begins."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ what mixture and padding they realise. The rows are the same with and without th
 def main(arguments: Sequence[str]) -> None:
     """Plans some batches; see --help."""
     parser = command.command_parser(
-        "plan",
+        "plan_rows",
         DESCRIPTION,
         example="--config experiments/openmoji/quickstart.py:decoder --batches 0:100 --out runs/quickstart/plan.npz",
     )

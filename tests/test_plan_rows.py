@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from nextflow_jax import plan
+from nextflow_jax import plan_rows
 from nextflow_jax.data.pipeline import make_plan
 from nextflow_jax.data.shards import open_shards
 from nextflow_jax.errors import UserError
@@ -42,7 +42,7 @@ def expected(folder):
 
 
 def test_prints_the_documents_of_every_row(folder, expected, capsys):
-    plan.main(["--config", str(folder / "experiment.py"), "--batches", "1:3"])
+    plan_rows.main(["--config", str(folder / "experiment.py"), "--batches", "1:3"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     rows, (planned, index) = iter(lines), expected
     for n in (1, 2):
@@ -55,7 +55,9 @@ def test_prints_the_documents_of_every_row(folder, expected, capsys):
 
 
 def test_writes_the_file_that_training_takes(folder, expected, capsys):
-    plan.main(["--config", str(folder / "experiment.py"), "--batches", "0:4", "--out", str(folder / "new" / "p.npz")])
+    plan_rows.main(
+        ["--config", str(folder / "experiment.py"), "--batches", "0:4", "--out", str(folder / "new" / "p.npz")]
+    )
     printed = capsys.readouterr().out
     assert "global batches 0 to 3" in printed and "padding_share" in printed
     experiment = small.decoder(folder / "shards").with_input_sizes()
@@ -68,13 +70,13 @@ def test_writes_the_file_that_training_takes(folder, expected, capsys):
 @pytest.mark.parametrize("batches", ["4", "3:3", "a:b", "-1:2"])
 def test_ranges_that_are_none_are_refused(folder, batches):
     with pytest.raises(UserError, match="--batches"):
-        plan.main(["--config", str(folder / "experiment.py"), f"--batches={batches}"])
+        plan_rows.main(["--config", str(folder / "experiment.py"), f"--batches={batches}"])
 
 
 def test_other_kinds_and_missing_shards_are_refused(folder):
     with pytest.raises(UserError, match="only a decoder"):
-        plan.main(["--config", f"{folder / 'experiment.py'}:contrastive", "--batches", "0:1"])
+        plan_rows.main(["--config", f"{folder / 'experiment.py'}:contrastive", "--batches", "0:1"])
     with pytest.raises(UserError, match="pipeline.shards"):
-        plan.main(
+        plan_rows.main(
             ["--config", str(folder / "experiment.py"), "--batches", "0:1", f"--config.pipeline.shards={folder}/none"]
         )
