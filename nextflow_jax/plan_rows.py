@@ -1,4 +1,4 @@
-"""`python -m nextflow_jax.plan_rows`: which documents a decoder's training reads in which batch, known before it begins."""
+"""`python -m nextflow_jax.plan_rows`: which documents a decoder's training reads in which batch, known beforehand."""
 
 import json
 import pathlib

@@ -48,8 +48,8 @@ class PipelineConfig:
     """Groups of a batch's rows, equally many each, that wait for one another: the devices that share a batch, without
     those that share a row. Packing by compute budget balances them; 0: every row is one."""
     plan_file: str = ""
-    """File of `nextflow_jax.plan_rows` whose rows are read: the ones that are planned without it. What they realise, that
-    command says; it is not logged in training."""
+    """File of `nextflow_jax.plan_rows` whose rows are read: the ones that are planned without it. What they realise,
+    that command says; it is not logged in training."""
     window_batches: int = 16
     """Global batches planned at once: more pack better and shuffle wider, fewer start sooner."""
     mixture: MixtureConfig = MixtureConfig()
