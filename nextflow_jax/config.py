@@ -172,6 +172,8 @@ def _apply_override(config: "ml_collections.ConfigDict", override: str) -> None:
             continue
         if not isinstance(node, ml_collections.ConfigDict) or name not in node:
             choices = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
+            if isinstance(node, tuple):
+                choices = [str(number) for number in range(len(node))]
             raise UserError(f"{walked}.{name} is not a configuration key; {nearest(name, choices)}")
         parent, node, walked = node, node[name], f"{walked}.{name}"
     parent[leaf] = _read_value(walked, text, node)

@@ -140,6 +140,8 @@ def test_an_override_reaches_into_tuples_of_groups(tmp_path):
     )
     config = load_experiment(str(path), ["parts.1.size=7"])
     assert from_config_dict(Whole, config) == Whole((Part(), Part(7)))
-    for wrong in ("parts.2.size=7", "parts.x.size=7", "parts.0=7", "parts.0.length=7"):
+    with pytest.raises(UserError, match=r"config\.parts\.2 is not a configuration key; known: 0, 1"):
+        load_experiment(str(path), ["parts.2.size=7"])
+    for wrong in ("parts.x.size=7", "parts.0=7", "parts.0.length=7"):
         with pytest.raises(UserError, match=r"config\.parts"):
             load_experiment(str(path), [wrong])

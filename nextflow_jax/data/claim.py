@@ -25,7 +25,7 @@ def claim(
       Whether `out` is finished already.
 
     Raises:
-      UserError: it holds something else, or what was made from other inputs; names them.
+      UserError: it holds something else, or what was made from other inputs; names them. Or it cannot be written.
     """
     if finished is not None:
         _refuse_other_inputs(out, finished, made_from, what)
@@ -38,11 +38,14 @@ def claim(
             raise UserError(f"{state} is not readable ({error}); delete --out {out} and start again") from error
         _refuse_other_inputs(out, there, made_from, what)
         return False
-    if out.exists() and any(not is_partial(path) and path != state for path in out.iterdir()):
-        raise UserError(f"--out {out} holds files that are no {what}; choose another directory")
-    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(made_from, indent=1, sort_keys=True)
-    write_atomically(state, lambda path: path.write_text(text, encoding="utf-8"))
+    try:
+        if out.exists() and any(not is_partial(path) and path != state for path in out.iterdir()):
+            raise UserError(f"--out {out} holds files that are no {what}; choose another directory")
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(state, lambda path: path.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--out {out} is no folder that can be written ({error}); choose another directory") from error
     return False
 
 

@@ -25,6 +25,7 @@ from nextflow_jax.data.image_files import RefusedImage, Size, read_image
 from nextflow_jax.data.picture_codes import Draw, PictureCoder
 from nextflow_jax.data.pictures import PicturesConfig
 from nextflow_jax.data.records import BrokenRecord, EncodedDocument, EncodedImage, EncodedSegment, EncodedText
+from nextflow_jax.errors import UserError
 
 _TEXT_DOCUMENTS = 100_000
 """Documents at most that a text tokenizer is trained on."""
@@ -64,8 +65,15 @@ class CorpusDocuments:
         return {"pictures": pictures, "documents": dict(self.sizes())}
 
     def texts(self) -> Iterator[str]:
-        """See ExtractionSource; of training documents spread evenly over the corpus."""
-        source = self._sources["train"]
+        """See ExtractionSource; of training documents spread evenly over the corpus.
+
+        Raises:
+          UserError: there are none.
+        """
+        source = self._sources.get("train")
+        if source is None:
+            why = "what its filters dropped is in its corpus.json"
+            raise UserError(f"corpus {self._corpus.directory} has no training document; {why}")
         for number in range(0, len(source), -(-len(source) // _TEXT_DOCUMENTS)):
             document = self._read("train", number)
             if isinstance(document, RawDocument):

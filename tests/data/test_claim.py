@@ -43,3 +43,11 @@ def test_a_damaged_state_file_is_an_error_that_names_it(tmp_path):
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(UserError, match="state.json is not readable"):
         claim(tmp_path, "state.json", MADE_FROM, None, "corpora")
+
+
+def test_what_is_no_folder_or_cannot_be_made_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="is no folder that can be written"):
+            claim(out, "state.json", MADE_FROM, None, "corpora")
+    assert (tmp_path / "file").read_text() == "mine"

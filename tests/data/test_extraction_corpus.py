@@ -235,6 +235,14 @@ def test_a_sample_extracted_again_is_the_same_and_a_change_is_found(corpus, extr
         check_extraction(*arguments, seed=1, documents=1000)
 
 
+def test_a_corpus_without_training_documents_is_an_error_that_says_where_they_went(tmp_path):
+    (tmp_path / "all.jsonl").write_text(json.dumps({"text": "words"}))
+    source = SourceConfig("web", paths=(str(tmp_path / "all.jsonl"),), split="validation")
+    ingest(IngestConfig(sources=(source,), workers=1), tmp_path / "corpus")
+    with pytest.raises(UserError, match="has no training document.*corpus.json"):
+        next(source_of(open_corpus(tmp_path / "corpus")).texts())
+
+
 def test_a_corpus_is_no_picture_set(corpus):
     with pytest.raises(UserError, match="'corpus': a corpus is for nextflow_jax.extract; .* needs one of openmoji"):
         open_pictures(PicturesConfig(name="corpus", root=str(corpus.directory)))

@@ -16,13 +16,28 @@ DESCRIPTION = """\
 Reads the sources of an ingest configuration, drops what its filters say, counting every document by reason, and writes
 the rest to OUT as a corpus: ArrayRecord parts, selection.npz and corpus.json. Running the same command again continues
 an interrupted ingest; a finished one is left as it is. Several machines that share OUT each take --process I
---processes N; the last one to be done finishes the corpus."""
+--processes N; the last one to be done finishes the corpus.
+
+The configuration lists sources, each of one format (config.sources.0.format):
+  jsonl       a document a line: {"image": path or URL, "text": ...}, or segments with roles and loss
+  webdataset  tar archives: a.jpg and a.txt, a.caption or a.json
+  parquet     pictures as bytes, paths or URLs; columns of img2dataset, LAION and OmniCorpus
+  llava       conversations about pictures, as JSON or JSON Lines
+  tfds        data sets that TFDS has built as ArrayRecord files
+  video       folders or lists of frames, video files
+Columns of any name are read: config.sources.0.columns="(('text', 'TEXT'), ('image', 'URL'))". All settings, with what
+they mean, are in nextflow_jax/data/ingest/config.py and nextflow_jax/data/filters/config.py; each format's fields at
+the head of its module in nextflow_jax/data/ingest/. For your own files, experiments/data/files.py has a variant of
+each."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Reads everything; see --help."""
     parser = command.command_parser(
-        "data.ingest", DESCRIPTION, example="--config experiments/data/openmoji_jsonl.py --out runs/corpus"
+        "data.ingest",
+        DESCRIPTION,
+        example="--config experiments/data/files.py:jsonl "
+        "--config.sources.0.paths=\"('my/*.jsonl',)\" --out runs/corpus",
     )
     command.add_config_flag(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the corpus' folder; made when it is not there")

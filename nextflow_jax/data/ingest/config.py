@@ -139,6 +139,9 @@ class IngestConfig:
     """Of the documents whose source names no split, drawn by hashing keys: it stays when documents are added."""
     max_broken_share: float = 0.01
     """Share of a source's documents that may be unusable (reasons.BROKEN); more is an error once all are read."""
+    max_unreadable_files: int = 0
+    """Files that may be left out because they cannot be read at all, or not to their end; each counts as one broken
+    document. More are an error, which names some, once all others are read."""
     workers: int = 0
     """Processes; 0: one a CPU core."""
     seed: int = 0
@@ -156,5 +159,6 @@ class IngestConfig:
         for name in ("validation_share", "max_broken_share"):
             if not 0 <= getattr(self, name) <= 1:
                 yield Fault(name, getattr(self, name), "is a share", "use a number from 0 to 1")
-        if self.workers < 0:
-            yield Fault("workers", self.workers, "must not be negative", "use 0 for one a CPU core")
+        for name, fix in (("workers", "0 for one a CPU core"), ("max_unreadable_files", "0 for none")):
+            if getattr(self, name) < 0:
+                yield Fault(name, getattr(self, name), "must not be negative", f"use {fix}")

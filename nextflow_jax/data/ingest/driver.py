@@ -34,9 +34,10 @@ from nextflow_jax.data.filters.fingerprints import fingerprint
 from nextflow_jax.data.filters.hashes import hash64, mix
 from nextflow_jax.data.filters.selection import select
 from nextflow_jax.data.filters.steps import make_filters
+from nextflow_jax.data.ingest.builder import key_of
 from nextflow_jax.data.ingest.config import IngestConfig, SourceConfig
 from nextflow_jax.data.ingest.formats import Unit, get_format
-from nextflow_jax.data.ingest.remote import name_below
+from nextflow_jax.data.ingest.remote import UnreadableFile, name_below
 from nextflow_jax.errors import UserError
 
 STATE_FILE = "ingest.json"
@@ -44,6 +45,8 @@ STATE_FILE = "ingest.json"
 _LOG = logging.getLogger(__name__)
 _NAMED_DROPS = 3
 """Dropped documents of a unit and reason that are named in the log."""
+_NAMED_FILES = 3
+"""Unreadable files that an error names."""
 
 Progress = Callable[[int, int, int], None]
 """Called with (units done, units in all, documents read so far) after every unit."""
@@ -56,6 +59,14 @@ class _Job:
     unit: Unit
     source: SourceConfig
     path: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unreadable:
+    """A unit that gave no part, and why."""
+
+    job: _Job
+    problem: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +98,8 @@ def ingest(
       progress: told after every unit.
 
     Raises:
-      UserError: a broken rule, `out` holds something else or a corpus of other inputs, a file cannot be read, or more
-        of a source is broken than `max_broken_share`. Parts that are written stay.
+      UserError: a broken rule, `out` holds something else or a corpus of other inputs, more files cannot be read than
+        `max_unreadable_files`, or more of a source is broken than `max_broken_share`. Parts that are written stay.
     """
     preflight(config)
     if not 0 <= process < processes:
@@ -120,7 +131,14 @@ def ingest(
 def read_unit(
     unit: Unit, source: SourceConfig, config: IngestConfig
 ) -> Iterator[tuple[RawDocument, Fingerprint] | Drop]:
-    """The documents of a unit after the filters on each alone, with their fingerprints."""
+    """The documents of a unit after the filters on each alone, with their fingerprints.
+
+    Raises:
+      UnreadableFile: the file cannot be read at all, or not to its end.
+    """
+    if unit.size == 0:
+        yield Drop(key_of(source, name_below(unit.path, source.paths)), "empty")
+        return
     step = make_filters(config.filters)
     documents = get_format(source.format).read(unit, source)
     for document in itertools.islice(documents, source.documents_per_unit or None):
@@ -134,19 +152,55 @@ def read_unit(
 
 
 def _write_parts(config: IngestConfig, jobs: Sequence[_Job], progress: Progress) -> None:
-    write = functools.partial(_write_part, config)
+    """Writes the parts that are not there yet; units that cannot be read come last, once all others are safe."""
     documents = 0
     todo = [job for job in jobs if not writer.is_written(job.path)]
+    unreadable: list[_Unreadable] = []
     workers = min(config.workers or os.cpu_count() or 1, len(todo))
     with _mapper(workers) as run:
-        for number, counts in enumerate(run(write, todo), start=len(jobs) - len(todo) + 1):
-            documents += counts.read
+        for number, done in enumerate(run(functools.partial(_try_part, config), todo), start=len(jobs) - len(todo) + 1):
+            if isinstance(done, _Unreadable):
+                unreadable.append(done)
+            else:
+                documents += done.read
             progress(number, len(jobs), documents)
+    _refuse_unreadable(config, unreadable)
+    for one in unreadable:
+        _write_part(config, one.job, leave_out=True)
 
 
-def _write_part(config: IngestConfig, job: _Job) -> writer.PartCounts:
-    documents = _name_drops(read_unit(job.unit, job.source, config), job.unit)
-    return writer.write_part(job.path, job.source.name, documents)
+def _try_part(config: IngestConfig, job: _Job) -> writer.PartCounts | _Unreadable:
+    try:
+        return _write_part(config, job)
+    except UnreadableFile as error:
+        return _Unreadable(job, str(error))
+
+
+def _write_part(config: IngestConfig, job: _Job, leave_out: bool = False) -> writer.PartCounts:
+    documents = read_unit(job.unit, job.source, config)
+    if leave_out:
+        documents = _until_unreadable(documents, key_of(job.source, name_below(job.unit.path, job.source.paths)))
+    return writer.write_part(job.path, job.source.name, _name_drops(documents, job.unit))
+
+
+def _until_unreadable(
+    documents: Iterator[tuple[RawDocument, Fingerprint] | Drop], key: str
+) -> Iterator[tuple[RawDocument, Fingerprint] | Drop]:
+    """The documents that can be read, and one that counts for the rest of the file."""
+    try:
+        yield from documents
+    except UnreadableFile:
+        yield Drop(key, "unreadable source")
+
+
+def _refuse_unreadable(config: IngestConfig, unreadable: Sequence[_Unreadable]) -> None:
+    if len(unreadable) > config.max_unreadable_files:
+        some = "; ".join(one.problem for one in unreadable[:_NAMED_FILES])
+        raise UserError(
+            f"{len(unreadable):,} files cannot be read ({some}); config.max_unreadable_files allows "
+            f"{config.max_unreadable_files:,}; raise it to leave them out and run the same command again, which reads "
+            "nothing twice, or repair the files and ingest into another directory"
+        )
 
 
 def _name_drops(
@@ -240,7 +294,8 @@ def _refuse_equal_names(units: Sequence[tuple[Unit, SourceConfig]]) -> None:
 def _describe_inputs(config: IngestConfig, units: Sequence[tuple[Unit, SourceConfig]]) -> dict[str, Any]:
     """All that the corpus depends on: not how many workers read it."""
     settings = to_plain_dict(config)
-    del settings["workers"], settings["max_broken_share"]
+    for name in ("workers", "max_broken_share", "max_unreadable_files"):
+        del settings[name]
     listed = json.dumps([[source.name, *dataclasses.astuple(unit)] for unit, source in units])
     return {
         "version": __version__,

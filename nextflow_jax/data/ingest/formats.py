@@ -42,7 +42,8 @@ class Format(Protocol):
         Keys begin with the source's name and depend on the file's name and the place in it, or on the record's own id.
 
         Raises:
-          UserError: the file cannot be read at all.
+          UnreadableFile: the file cannot be read at all, or not to its end.
+          UserError: it is not what the source's settings say, or a package is not installed.
         """
         ...
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from nextflow_jax.data.ingest.config import SourceConfig
 from nextflow_jax.data.ingest.formats import Unit
-from nextflow_jax.data.ingest.remote import list_files, open_file
-from nextflow_jax.errors import UserError
+from nextflow_jax.data.ingest.remote import UnreadableFile, list_files, open_file
 
 _COMPRESSED = ".gz"
 
@@ -35,13 +34,13 @@ def read_lines(unit: Unit, most: int) -> Iterator[tuple[int, bytes | None]]:
       most: bytes of a line; of a longer one the line is None, and no more than this is ever held.
 
     Raises:
-      UserError: the file cannot be read.
+      UnreadableFile: the file cannot be read.
     """
     try:
         with open_file(unit.path) as file:
             yield from _read(decompressed(file, unit.path), unit, most)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{unit.path} cannot be read ({error}); repair the file or leave it out") from error
+        raise UnreadableFile(f"{unit.path} cannot be read ({error})") from error
 
 
 def _read(file: Any, unit: Unit, most: int) -> Iterator[tuple[int, bytes | None]]:

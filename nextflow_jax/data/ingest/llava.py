@@ -25,8 +25,7 @@ from nextflow_jax.data.ingest.config import SourceConfig
 from nextflow_jax.data.ingest.fields import assemble, parse_object
 from nextflow_jax.data.ingest.formats import Unit
 from nextflow_jax.data.ingest.lines import decompressed, line_units, read_lines
-from nextflow_jax.data.ingest.remote import list_files, name_below, open_file
-from nextflow_jax.errors import UserError
+from nextflow_jax.data.ingest.remote import UnreadableFile, list_files, name_below, open_file
 
 _LINES = (".jsonl", ".jsonl.gz")
 _CHUNK = 1 << 18
@@ -47,7 +46,7 @@ def read(unit: Unit, config: SourceConfig) -> Iterator[RawDocument | Drop]:
     """See formats.Format.
 
     Raises:
-      UserError: no JSON array, or an array that ends in the middle.
+      UnreadableFile: no JSON array, or an array that ends in the middle.
     """
     name = name_below(unit.path, config.paths)
     if unit.path.endswith(_LINES):
@@ -82,10 +81,12 @@ def _read_array(unit: Unit, most: int) -> Iterator[Any]:
                 yield text.value()
                 number += 1
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{unit.path} cannot be read ({error}); repair the file or leave it out") from error
+        raise UnreadableFile(f"{unit.path} cannot be read ({error})") from error
     except _NoJson as error:
-        fix = "repair or leave out the file; JSON Lines must be named .jsonl"
-        raise UserError(f"{unit.path} is no whole JSON array: {error} after {number:,} conversations; {fix}") from error
+        hint = "JSON Lines must be named .jsonl"
+        raise UnreadableFile(
+            f"{unit.path} is no whole JSON array: {error} after {number:,} conversations; {hint}"
+        ) from error
 
 
 class _NoJson(Exception):

@@ -31,7 +31,7 @@ from nextflow_jax.data.ingest.builder import build, key_of, read_named
 from nextflow_jax.data.ingest.config import FIELDS, SourceConfig
 from nextflow_jax.data.ingest.fields import assemble, optional, pictures_of
 from nextflow_jax.data.ingest.formats import Unit
-from nextflow_jax.data.ingest.remote import list_files, name_below, open_file
+from nextflow_jax.data.ingest.remote import UnreadableFile, list_files, name_below, open_file
 from nextflow_jax.errors import UserError
 
 _FULL_FORM = ("segments", "task")
@@ -75,7 +75,7 @@ def _opened(path: str) -> Iterator[Any]:
             options = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False, "page_checksum_verification": True}
             file = stack.enter_context(parquet.ParquetFile(source, **options))
         except (_arrow_error(), OSError) as error:
-            raise UserError(f"{path} is no readable Parquet file ({error}); repair it or leave it out") from error
+            raise UnreadableFile(f"{path} is no readable Parquet file ({error})") from error
         yield file
 
 
@@ -87,8 +87,11 @@ def _file_units(config: SourceConfig, file: tuple[str, int]) -> list[Unit]:
     path, size = file
     if 0 <= size <= config.unit_bytes:
         return [Unit(path, size)]
-    with _opened(path) as parquet:
-        sizes = [parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups)]
+    try:
+        with _opened(path) as parquet:
+            sizes = [parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups)]
+    except UnreadableFile:
+        return [Unit(path, size)]  # whoever reads it says so
     starts, held = [0], 0
     for group, bytes_ in enumerate(sizes):
         if held and held + bytes_ / 2 > config.unit_bytes:

@@ -21,6 +21,10 @@ FIRST_PAUSE = 0.5
 T = TypeVar("T")
 
 
+class UnreadableFile(UserError):
+    """A file of a source that is damaged, or cannot be read, as a whole; `max_unreadable_files` may leave it out."""
+
+
 def is_url(path: str) -> bool:
     """Whether fsspec opens the path: it begins with a scheme."""
     return "://" in path
@@ -46,7 +50,7 @@ def open_file(path: str) -> Any:
 
     Raises:
       FileNotFoundError: there is no such file.
-      UserError: a URL that could not be opened after all attempts; reading from the file raises it as well.
+      UnreadableFile: a URL that could not be opened after all attempts; reading from the file raises it as well.
     """
     if not is_url(path):
         return open(path, "rb")
@@ -220,11 +224,11 @@ def _with_retries(path: str, attempt: Callable[[], T]) -> T:
         except (FileNotFoundError, IsADirectoryError, UserError):
             raise
         except PermissionError as error:
-            raise UserError(f"{path}: may not be read ({error})") from error
+            raise UnreadableFile(f"{path}: may not be read ({error})") from error
         except Exception as error:
             # Every file system of fsspec raises the errors of its own client library.
             if number == ATTEMPTS:
-                raise UserError(f"{path}: could not be read in {ATTEMPTS} attempts ({error})") from error
+                raise UnreadableFile(f"{path}: could not be read in {ATTEMPTS} attempts ({error})") from error
         time.sleep(pause)
         pause *= 2
     raise AssertionError("the last attempt returns or raises")

@@ -22,7 +22,7 @@ from nextflow_jax.data.ingest.builder import build, key_of
 from nextflow_jax.data.ingest.config import FIELDS, SourceConfig
 from nextflow_jax.data.ingest.fields import assemble
 from nextflow_jax.data.ingest.formats import Unit
-from nextflow_jax.data.ingest.remote import is_url, list_files, name_below
+from nextflow_jax.data.ingest.remote import UnreadableFile, is_url, list_files, name_below
 from nextflow_jax.errors import UserError
 
 _AT_ONCE = 16
@@ -38,7 +38,11 @@ def units(config: SourceConfig) -> list[Unit]:
         if number <= 1:
             found.append(Unit(path, size))
             continue
-        reader = _open_records(path)
+        try:
+            reader = _open_records(path)
+        except UnreadableFile:
+            found.append(Unit(path, size))  # whoever reads it says so
+            continue
         bounds = np.linspace(0, reader.num_records(), number + 1).astype(int).tolist()
         reader.close()
         found.extend(Unit(path, size, start, stop) for start, stop in zip(bounds, bounds[1:]) if start < stop)
@@ -98,7 +102,7 @@ def _open_records(path: str) -> Any:
     """An array_record reader of a file.
 
     Raises:
-      UserError: it is no ArrayRecord file, or is cut off.
+      UnreadableFile: it is no ArrayRecord file, or is cut off.
     """
     module = importlib.import_module("array_record.python.array_record_module")
     try:
@@ -108,7 +112,7 @@ def _open_records(path: str) -> Any:
             raise ValueError("not readable")
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0] or "cut off or damaged"
-        raise UserError(f"{path} is no whole ArrayRecord file ({reason}); build the data set again") from error
+        raise UnreadableFile(f"{path} is no whole ArrayRecord file ({reason})") from error
     return reader
 
 

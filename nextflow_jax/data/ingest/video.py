@@ -69,7 +69,7 @@ def read(unit: Unit, config: SourceConfig) -> Iterator[RawDocument | Drop]:
         return
     # Every worker lists the source once, for all its units.
     videos = _found(config.paths)[1][unit.start : unit.stop]
-    if [video.path for video in videos[:1]] != [unit.path] or sum(video.size for video in videos) != unit.size:
+    if [video.path for video in videos[:1]] != [unit.path] or _total(videos) != unit.size:
         raise UserError(f"{unit.path}: files of source {config.name} changed since the ingest began; start it again")
     for video in videos:
         key = key_of(config, name_below(video.path, config.paths))
@@ -265,11 +265,16 @@ def _line_units(records: list[str], config: SourceConfig) -> list[Unit]:
     return line_units(dataclasses.replace(config, paths=tuple(records))) if records else []
 
 
+def _total(videos: list[Video]) -> int:
+    """Bytes of all of them; -1 where none is known."""
+    return sum(video.size for video in videos) or -1
+
+
 def _video_units(videos: list[Video], unit_bytes: int) -> list[Unit]:
     made, start, size = [], 0, 0
     for number, video in enumerate(videos, start=1):
         size += video.size
         if size >= unit_bytes or number == len(videos):
-            made.append(Unit(videos[start].path, size, start, number))
+            made.append(Unit(videos[start].path, _total(videos[start:number]), start, number))
             start, size = number, 0
     return made

@@ -33,8 +33,7 @@ from nextflow_jax.data.ingest.builder import build, decode_text, key_of
 from nextflow_jax.data.ingest.config import SourceConfig
 from nextflow_jax.data.ingest.fields import assemble, parse_object
 from nextflow_jax.data.ingest.formats import Unit
-from nextflow_jax.data.ingest.remote import list_files, name_below, open_file
-from nextflow_jax.errors import UserError
+from nextflow_jax.data.ingest.remote import UnreadableFile, list_files, name_below, open_file
 
 _TEXTS = ("txt", "caption")
 _ARCHIVES = frozenset({"tar", "tgz", "gz", "bz2", "tbz2", "xz", "txz", "zst", "zip", "7z", "rar"})
@@ -94,7 +93,7 @@ def read(unit: Unit, config: SourceConfig) -> Iterator[RawDocument | Drop]:
         except _Truncated:
             yield Drop(archive_key, "truncated")
         except OSError as error:
-            raise UserError(f"{unit.path} cannot be read ({error}); repair the file or leave it out") from error
+            raise UnreadableFile(f"{unit.path} cannot be read ({error})") from error
 
 
 def _open(stack: contextlib.ExitStack, path: str) -> tarfile.TarFile:
@@ -107,8 +106,7 @@ def _open(stack: contextlib.ExitStack, path: str) -> tarfile.TarFile:
         with _damage():
             return stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header))
     except _Truncated as error:
-        fix = "give .tar, .tar.gz or .tgz files"
-        raise UserError(f"{path} is no tar archive, or one that is damaged at its start ({error}); {fix}") from error
+        raise UnreadableFile(f"{path} is no .tar, .tar.gz or .tgz, or is damaged at its start ({error})") from error
 
 
 @contextlib.contextmanager

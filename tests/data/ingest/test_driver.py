@@ -1,3 +1,5 @@
+import dataclasses
+import gzip
 import json
 import os
 import random
@@ -146,6 +148,43 @@ def test_too_many_broken_documents_are_an_error_and_a_larger_share_goes_on(tmp_p
     assert parts
     ingest(make_config(path, max_broken_share=0.1), tmp_path / "out")
     assert parts.items() <= contents(tmp_path / "out").items()
+
+
+@pytest.mark.parametrize(
+    "format, name",
+    [("jsonl", "a.jsonl"), ("webdataset", "a.tar"), ("webdataset", "a.tar.gz"), ("parquet", "a.parquet"),
+     ("llava", "a.json"), ("llava", "a.jsonl"), ("tfds", "a.array_record")],
+)  # fmt: skip
+def test_files_without_bytes_are_counted(pairs, tmp_path, format, name):
+    (tmp_path / name).write_bytes(b"")
+    empty = SourceConfig("empty", format, (str(tmp_path / name),))
+    config = make_config(pairs, max_broken_share=1.0, validation_share=0.0)
+    config = dataclasses.replace(config, sources=(*config.sources, empty))
+    manifest = ingest(config, tmp_path / "out").manifest
+    assert manifest.dropped == {"empty": {"empty": 1}} and manifest.read == {"pairs": 30, "empty": 1}
+    with pytest.raises(UserError, match=r"source empty: 1 of 1 documents are broken \(empty 1\)"):
+        ingest(dataclasses.replace(config, max_broken_share=0.5), tmp_path / "refused")
+
+
+def test_unreadable_files_stop_the_ingest_last_and_may_be_left_out(pairs, tmp_path):
+    """The others are read and stay; what a damaged file gives before its damage stays too."""
+    texts = "".join(json.dumps({"text": f"text {i} {'x' * 2000}"}) + "\n" for i in range(3000))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(texts.encode(), 0)[:-50_000])
+    (tmp_path / "b.tar").write_bytes(b"no tar" * 1000)
+    sources = (
+        SourceConfig("lines", "jsonl", (str(tmp_path / "a.jsonl.gz"),)),
+        SourceConfig("tars", "webdataset", (str(tmp_path / "b.tar"),)),
+    )
+    config = make_config(pairs, max_broken_share=1.0)
+    config = dataclasses.replace(config, sources=(*sources, *config.sources), max_unreadable_files=1)
+    with pytest.raises(UserError, match=r"2 files cannot be read \(.*a\.jsonl\.gz.*b\.tar.*allows 1; raise it"):
+        ingest(config, tmp_path / "out")
+    before = {name: data for name, data in contents(tmp_path / "out").items() if name.endswith("array_record")}
+    assert len(before) > 3
+    manifest = ingest(dataclasses.replace(config, max_unreadable_files=2), tmp_path / "out").manifest
+    assert before.items() <= contents(tmp_path / "out").items()
+    assert manifest.dropped == {"lines": {"unreadable source": 1}, "tars": {"unreadable source": 1}}
+    assert manifest.read["pairs"] == 30 and manifest.read["tars"] == 1 and 2900 < manifest.read["lines"] < 3000
 
 
 def test_a_trial_reads_some_documents_of_every_unit(pairs, tmp_path):
