@@ -1,0 +1,104 @@
+"""A process that reads global batches and notes what it saw; experiments/bench/data_resume.py kills it.
+
+    python -m experiments.bench.batch_reader SHARDS FOLDER [--part 0 --parts 1 --stop N --workers W --threads T --plain]
+
+For every batch a line goes to FOLDER/seen.jsonl: the batch's number, a hash of every row's arrays, and one of every
+document's tokens in it. Then FOLDER/position, one integer, is replaced: the number of the next batch. It is all that
+a run remembers, and where the next run begins.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from nextflow_jax.data.atomic_files import write_atomically
+from nextflow_jax.data.mixture import MixtureConfig
+from nextflow_jax.data.pipeline import PipelineConfig, make_batches
+from nextflow_jax.data.shards import open_shards
+from nextflow_jax.errors import run_entry_point
+
+BATCH_SIZE = 8
+SEED = 0
+PLAIN = PipelineConfig(row_length=256, window_batches=4, condition_dropout=0.0, packing="compute_budget", ranks=4)
+"""Every document once an epoch, as it is."""
+MIXED = PipelineConfig(
+    row_length=256,
+    window_batches=4,
+    condition_dropout=0.1,
+    task_inversion=0.2,
+    packing="compute_budget",
+    ranks=4,
+    mixture=MixtureConfig((("text_to_image", 0.7), ("edit", 0.3))),
+)
+"""With all that changes what a batch holds."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Reads until `--stop`; see the module's docstring."""
+    parser = argparse.ArgumentParser("python -m experiments.bench.batch_reader", description=__doc__)
+    parser.add_argument("shards")
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--part", type=int, default=0)
+    parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--start", type=int, default=0, help="where a folder without a position begins")
+    parser.add_argument("--stop", type=int, default=10**9)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--pause", type=float, default=0.0, help="seconds after every batch, as if a step were computed"
+    )
+    parser.add_argument("--plain", action="store_true")
+    flags = parser.parse_args(arguments)
+    logging.getLogger("nextflow_jax").setLevel(logging.WARNING)
+    ahead = max(2, flags.threads)
+    options = {"workers": flags.workers, "reader_threads": flags.threads, "prefetch_batches": ahead}
+    config = PipelineConfig(**{**vars(PLAIN if flags.plain else MIXED), **options})
+    start = read_position(flags.folder, flags.start)
+    batches = make_batches(config, open_shards(flags.shards), "train", SEED, BATCH_SIZE, start, flags.part, flags.parts)
+    flags.folder.mkdir(parents=True, exist_ok=True)
+    with open(flags.folder / "seen.jsonl", "a", encoding="utf-8") as seen:
+        for n in range(start, flags.stop):
+            # A killed process may have left half a line.
+            seen.write("\n" + json.dumps([n, *describe(next(batches))]))
+            seen.flush()
+            save_position(flags.folder, n + 1)
+            time.sleep(flags.pause)
+
+
+def read_position(folder: pathlib.Path, start: int) -> int:
+    """The number of the next batch."""
+    path = folder / "position"
+    return int(path.read_text()) if path.is_file() else start
+
+
+def save_position(folder: pathlib.Path, position: int) -> None:
+    """Replaces it in one step."""
+    write_atomically(folder / "position", lambda path: path.write_text(str(position)))
+
+
+def describe(batch: dict[str, np.ndarray]) -> tuple[list[str], list[list[str]]]:
+    """(a hash of every row, over all its arrays; in each row a hash of every document's tokens)."""
+    rows, documents = [], []
+    for row in range(len(batch["tokens"])):
+        digest = hashlib.sha256()
+        for name in sorted(batch):
+            digest.update(name.encode() + np.ascontiguousarray(batch[name][row]).tobytes())
+        rows.append(digest.hexdigest()[:16])
+        tokens, document = batch["tokens"][row], batch["document"][row]
+        documents.append([hash_tokens(tokens[document == number]) for number in range(1, document.max() + 1)])
+    return rows, documents
+
+
+def hash_tokens(tokens: np.ndarray) -> str:
+    """What a document is known by."""
+    return hashlib.sha256(tokens.astype(np.int32).tobytes()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
