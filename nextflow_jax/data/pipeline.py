@@ -270,9 +270,13 @@ class RowBuilder:
     def __call__(self, row: RowPlan) -> BuiltRow:
         """The row; unreadable documents leave padding."""
         parts, broken = [], {}
-        for record, dropped, inverted in zip(row.records.tolist(), row.dropped.tolist(), row.inverted.tolist()):
+        columns = (row.records, row.dropped, row.inverted, row.lengths)
+        for record, dropped, inverted, length in zip(*(column.tolist() for column in columns)):
             try:
-                parts.append(self._document(record, dropped, inverted))
+                part = self._document(record, dropped, inverted)
+                if len(part) != length:
+                    raise BrokenRecord(f"it has {len(part)} positions, the index, maybe of other shards, says {length}")
+                parts.append(part)
             except BrokenRecord as error:
                 broken[record] = self._known_broken[record] = str(error)
         packed = sequence.pack_row([*parts, self._nothing], self._config.row_length, self._vocabulary)

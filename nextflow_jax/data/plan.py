@@ -80,11 +80,13 @@ class RowPlan:
     """True: without its condition."""
     inverted: Bool[np.ndarray, "documents"]
     """True: turned around; then nothing of it is dropped."""
+    lengths: Int[np.ndarray, "documents"]
+    """Positions that the index promises."""
 
     @classmethod
     def empty(cls) -> "RowPlan":
         """Of a row of padding."""
-        return cls(np.empty(0, np.int64), np.empty(0, bool), np.empty(0, bool))
+        return cls(np.empty(0, np.int64), np.empty(0, bool), np.empty(0, bool), np.empty(0, np.int64))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,7 +147,8 @@ class Plan:
         window = self._window(number)
         rows = window.rows[within * self._config.batch_size : (within + 1) * self._config.batch_size]
         stretch = window.stretch
-        return [RowPlan(stretch.records[row], stretch.dropped[row], stretch.inverted[row]) for row in rows]
+        columns = (stretch.records, stretch.dropped, stretch.inverted, stretch.lengths)
+        return [RowPlan(*(column[row] for column in columns)) for row in rows]
 
     def statistics(self, n: int) -> dict[str, float]:
         """`realised` of the window of global batch n."""

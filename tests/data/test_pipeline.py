@@ -9,6 +9,7 @@ from nextflow_jax.config import preflight
 from nextflow_jax.data.mixture import MixtureConfig
 from nextflow_jax.data.pipeline import PipelineConfig, make_batches, make_plan
 from nextflow_jax.data.segments import invert, to_segments
+from nextflow_jax.data.shards import open_shards
 from nextflow_jax.errors import UserError
 
 CONFIG = PipelineConfig(
@@ -251,6 +252,23 @@ def test_a_row_without_readable_documents_is_padding(broken_shards):
     )
     empty = [~row.any() for batch in take(shards, 12, config=config) for row in batch["document"]]
     assert any(empty)
+
+
+@pytest.mark.parametrize("other", ["another order", "shorter"])
+def test_an_index_of_other_shards_is_noticed_while_reading(samples, tmp_path, other):
+    """It lists as many documents, but with other lengths; the first is refused before a row can overflow."""
+    documents = samples.documents(20)
+    samples.write(tmp_path / "a", {"train": documents}, per_shard=20)
+    samples.write(tmp_path / "b", {"train": documents[::-1]}, per_shard=20)
+    column = tmp_path / "a" / "index" / "plain.npy"
+    wrong = np.load(tmp_path / "b" / "index" / "plain.npy") if other == "another order" else np.load(column) // 3
+    np.save(column, np.maximum(wrong, 1))
+    with pytest.raises(
+        UserError, match="1 of 20 records are broken, .* positions, the index, maybe of other shards, says"
+    ):
+        take(open_shards(tmp_path / "a"), 1)
+    with pytest.raises(UserError, match="plain.npy is damaged"):
+        open_shards(tmp_path / "a", verify="full")
 
 
 def test_a_batch_that_does_not_divide_is_refused(shard_set):
