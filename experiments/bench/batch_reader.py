@@ -1,4 +1,4 @@
-"""A process that reads global batches and notes what it saw; experiments/bench/data_resume.py kills it.
+"""A process that reads global batches and notes what it saw, and its notes; experiments/bench/data_resume.py kills it.
 
     python -m experiments.bench.batch_reader SHARDS FOLDER [--part 0 --parts 1 --stop N --workers W --threads T --plain]
 
@@ -8,6 +8,7 @@ a run remembers, and where the next run begins.
 """
 
 import argparse
+import collections
 import hashlib
 import json
 import logging
@@ -17,9 +18,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nextflow_jax import sequence
 from nextflow_jax.data.atomic_files import write_atomically
 from nextflow_jax.data.mixture import MixtureConfig
-from nextflow_jax.data.pipeline import PipelineConfig, make_batches
+from nextflow_jax.data.pipeline import PipelineConfig, make_batches, make_plan
+from nextflow_jax.data.segments import to_segments
 from nextflow_jax.data.shards import open_shards
 from nextflow_jax.errors import run_entry_point
 
@@ -98,6 +101,50 @@ def describe(batch: dict[str, np.ndarray]) -> tuple[list[str], list[list[str]]]:
 def hash_tokens(tokens: np.ndarray) -> str:
     """What a document is known by."""
     return hashlib.sha256(tokens.astype(np.int32).tobytes()).hexdigest()[:16]
+
+
+def read_seen(folder: pathlib.Path) -> dict[int, list[list]]:
+    """What a folder's processes noted, by the number of the batch: once for every time that it was read."""
+    seen: dict[int, list[list]] = {}
+    for line in (folder / "seen.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            n, *found = json.loads(line)
+        except ValueError:  # the line that a killed process was writing
+            continue
+        seen.setdefault(n, []).append(found)
+    return seen
+
+
+def count_documents(shards: pathlib.Path, batches: dict[int, list[list]]) -> dict[str, object]:
+    """How often each document was seen; at the ends of windows, by how much that differs between documents."""
+    config, opened = PLAIN, open_shards(shards)
+    source, vocabulary = opened.source("train"), opened.manifest.vocabulary
+    owners: dict[str, list[str]] = {}
+    for record in range(len(opened.index("train"))):
+        segments = to_segments(
+            source[record], opened.manifest.schedule_family, response_only=False, last_scale_context=False
+        )
+        tokens = sequence.flatten(segments, vocabulary, config.sequence).tokens
+        owners.setdefault(hash_tokens(tokens), []).append(opened.index("train").key(record))
+    counts, spreads, unknown = collections.Counter(dict.fromkeys(owners, 0)), set(), 0
+    for n in sorted(batches):
+        documents = [one for row in batches[n][1] for one in row]
+        unknown += sum(one not in owners for one in documents)
+        counts.update(documents)
+        if (n + 1) % config.window_batches == 0:
+            # Draws of a document may be alike in all tokens: then so many records have one hash.
+            shares = [counts[one] / len(keys) for one, keys in owners.items()]
+            spreads.add(max(shares) - min(shares) <= 1)
+    plan = make_plan(config, opened, "train", SEED, BATCH_SIZE)
+    planned = sum(len(row.records) for n in sorted(batches) for row in plan.batch(n))
+    return {
+        "records": sum(map(len, owners.values())),
+        "epochs": round(counts.total() / sum(map(len, owners.values())), 2),
+        "documents_read": counts.total(),
+        "documents_planned": planned,
+        "unknown": unknown,
+        "at_most_one_apart_at_every_window": spreads == {True},
+    }
 
 
 if __name__ == "__main__":
