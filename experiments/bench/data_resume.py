@@ -25,9 +25,12 @@ Result (jax 0.10.2, Python 3.11, Linux):
     ingest     10 kills, all while parts were being written: 59 files as undisturbed, byte for byte
     batches    52 kills in two runs of 26 (--seed 0, 1), 19 of them before the first batch: 1301 batches as undisturbed,
                4 of them read once more, none missing; no worker outlived its consumer, nothing stayed in shared memory
-    extract, hosts, training    not finished yet on the machine at hand, which others used
+    hosts      26, 25, 28 and 41 steps, the same on each host; none of 120 batches missing or other than one process reads.
+               Plain: 3544 documents read of 3544 planned, 1.27 epochs of 2786; at the end of every window each had been
+               read as often as any other, or once more
 
-The batches were measured with the mixture of one weight a task.
+Extract was killed once on the way to this (42 files as undisturbed, byte for byte); its ten kills and the training have
+not been run to their end.
 """
 
 import argparse

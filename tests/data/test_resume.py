@@ -19,7 +19,7 @@ from nextflow_jax.data.pipeline import PipelineConfig, make_batches
 from nextflow_jax.data.segments import to_segments
 from nextflow_jax.data.shards import open_shards
 
-BATCH, WINDOW = 4, 3
+BATCH, WINDOW = 4, 4
 MIXED = PipelineConfig(
     row_length=128,
     window_batches=WINDOW,
@@ -34,7 +34,7 @@ MIXED = PipelineConfig(
 )
 PLAIN = dataclasses.replace(MIXED, mixture=MixtureConfig(), condition_dropout=0.0, task_inversion=0.0)
 """Every document once an epoch, as it is."""
-PHASES = st.lists(st.tuples(st.sampled_from((1, 2, 4)), st.integers(1, 4)), min_size=2, max_size=4)
+PHASES = st.lists(st.tuples(st.sampled_from((1, 2, 4)), st.integers(1, 4)), min_size=2, max_size=3)
 """(processes, batches until their number changes)."""
 
 
@@ -78,17 +78,17 @@ def test_fifty_kills_at_random_moments_change_nothing(shard_set):
         threads = rng.choice((0, 1, 3))
         config = dataclasses.replace(MIXED, reader_threads=threads, prefetch_batches=rng.randrange(threads, 6))
         batches = read(config, open_shards(shard_set.directory), position)
-        for _ in range(rng.randrange(4)):
+        for _ in range(rng.randrange(3)):
             while len(expected) <= position:
                 expected.append(next(alone))
             assert_same(next(batches), expected[position])
             position += 1
         position = max(0, position - rng.randrange(2))
-    assert position > 10 * WINDOW
+    assert position > 4 * WINDOW
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.sampled_from(list(STRATEGIES)), PHASES)
-@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.settings(max_examples=4, deadline=None)
 def test_any_numbers_of_processes_in_turn_read_the_same_batches(shard_set, seed, packing, phases):
     config = dataclasses.replace(MIXED, packing=packing)
     for ours, theirs in zip(read_in_phases(config, shard_set, phases, seed), read(config, shard_set, 0, seed=seed)):
@@ -96,7 +96,7 @@ def test_any_numbers_of_processes_in_turn_read_the_same_batches(shard_set, seed,
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1), st.sampled_from(list(STRATEGIES)), PHASES)
-@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.settings(max_examples=4, deadline=None)
 def test_every_document_is_read_once_an_epoch_by_some_process(shard_set, key_of, seed, packing, phases):
     """At the end of every window: as often as any other, or once more."""
     config, counts = dataclasses.replace(PLAIN, packing=packing), collections.Counter(dict.fromkeys(range(70), 0))

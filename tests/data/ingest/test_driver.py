@@ -168,8 +168,8 @@ def test_files_without_bytes_are_counted(pairs, tmp_path, format, name):
 
 def test_unreadable_files_stop_the_ingest_last_and_may_be_left_out(pairs, tmp_path):
     """The others are read and stay; what a damaged file gives before its damage stays too."""
-    texts = "".join(json.dumps({"text": f"text {i} {'x' * 2000}"}) + "\n" for i in range(3000))
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(texts.encode(), 0)[:-50_000])
+    texts = "".join(json.dumps({"text": f"text {i} {'x' * 200}"}) + "\n" for i in range(200))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(texts.encode(), 0)[:-10_000])
     (tmp_path / "b.tar").write_bytes(b"no tar" * 1000)
     sources = (
         SourceConfig("lines", "jsonl", (str(tmp_path / "a.jsonl.gz"),)),
@@ -184,7 +184,7 @@ def test_unreadable_files_stop_the_ingest_last_and_may_be_left_out(pairs, tmp_pa
     manifest = ingest(dataclasses.replace(config, max_unreadable_files=2), tmp_path / "out").manifest
     assert before.items() <= contents(tmp_path / "out").items()
     assert manifest.dropped == {"lines": {"unreadable source": 1}, "tars": {"unreadable source": 1}}
-    assert manifest.read["pairs"] == 30 and manifest.read["tars"] == 1 and 2900 < manifest.read["lines"] < 3000
+    assert manifest.read["pairs"] == 30 and manifest.read["tars"] == 1 and 100 < manifest.read["lines"] < 200
 
 
 def test_a_trial_reads_some_documents_of_every_unit(pairs, tmp_path):
