@@ -1,5 +1,6 @@
 import dataclasses
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -254,21 +255,16 @@ def test_a_row_without_readable_documents_is_padding(broken_shards):
     assert any(empty)
 
 
-@pytest.mark.parametrize("other", ["another order", "shorter"])
-def test_an_index_of_other_shards_is_noticed_while_reading(samples, tmp_path, other):
+def test_an_index_of_other_shards_is_noticed_while_reading(samples, tmp_path):
     """It lists as many documents, but with other lengths; the first is refused before a row can overflow."""
     documents = samples.documents(20)
     samples.write(tmp_path / "a", {"train": documents}, per_shard=20)
     samples.write(tmp_path / "b", {"train": documents[::-1]}, per_shard=20)
-    column = tmp_path / "a" / "index" / "plain.npy"
-    wrong = np.load(tmp_path / "b" / "index" / "plain.npy") if other == "another order" else np.load(column) - 1
-    np.save(column, wrong)
+    shutil.copytree(tmp_path / "b" / "index", tmp_path / "a" / "index", dirs_exist_ok=True)
     with pytest.raises(
         UserError, match="1 of 20 records are broken, .* positions, the index, maybe of other shards, says"
     ):
         take(open_shards(tmp_path / "a"), 1)
-    with pytest.raises(UserError, match="plain.npy is damaged"):
-        open_shards(tmp_path / "a", verify="full")
 
 
 def test_a_batch_that_does_not_divide_is_refused(shard_set):
