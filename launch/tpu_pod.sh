@@ -31,9 +31,9 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
 
 folder=nextflow_jax
-# In a host's shell: "running", or the exit status that launch/host.sh left.
+# In a host's shell: "running", the exit status that launch/host.sh left, or "gone" (the machine was started anew).
 # shellcheck disable=SC2016  # the host expands it
-job_state='kill -0 $(cat job.pid) 2>/dev/null && echo running || cat logs/*.status'
+job_state='kill -0 $(cat job.pid 2>/dev/null) 2>/dev/null && echo running || cat logs/*.status 2>/dev/null || echo gone'
 action="" name="" type="" slices=1 runtime="" bucket="" worker=0
 place=() terms=()
 while (($#)); do
@@ -139,14 +139,16 @@ start() {
   read_type
   job="$(quoted bash launch/host.sh "$platform" --log logs --until-complete -- \
     .venv/bin/python -m nextflow_jax.supervise -- "${command[@]}")"
-  # The session of its own survives the end of ssh; `status` and `stop` find it by its number.
-  on_hosts "cd $folder && { setsid nohup $job >/dev/null 2>&1 </dev/null & echo \$! >job.pid; }"
+  # The session of its own survives the end of ssh; `status` and `stop` find it by its number. Hosts whose part of the
+  # job lives, waiting for the others, keep it.
+  on_hosts "cd $folder && if kill -0 \$(cat job.pid 2>/dev/null) 2>/dev/null; then echo running; \
+else setsid nohup $job >/dev/null 2>&1 </dev/null & echo \$! >job.pid; fi"
 }
 
 stop() {
   # The first host that is told makes all of them save and end: the others may be gone by then.
-  on_hosts "cd $folder && { kill -TERM \$(cat job.pid) 2>/dev/null || true; } && \
-while kill -0 \$(cat job.pid) 2>/dev/null; do sleep 1; done"
+  on_hosts "cd $folder && { kill -TERM \$(cat job.pid 2>/dev/null) 2>/dev/null || true; } && \
+while kill -0 \$(cat job.pid 2>/dev/null) 2>/dev/null; do sleep 1; done"
 }
 
 status() {
@@ -165,7 +167,7 @@ delete() {
   run gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet
 }
 
-# job_status: of the first host's part of the job: "running", its exit status, or nothing when the host does not answer.
+# job_status: `job_state` of the first host, or nothing when it does not answer.
 job_status() {
   gcloud compute tpus tpu-vm ssh "$(nodes | head -n 1)" "${place[@]}" --worker=0 \
     --command "cd $folder && { $job_state; }" || true
@@ -204,7 +206,11 @@ keep() {
       case "$(job_status)" in
         running | "") ;;
         0) say "done. The slices are still rented; give them back with: bash launch/tpu_pod.sh delete"; return ;;
-        75) say "stopped before the last step; starting it again"; start ;;
+        75 | gone)
+          say "stopped before the last step; starting it again"
+          setup
+          start
+          ;;
         *) fail "the job has failed; see: bash launch/tpu_pod.sh logs. The slices are still rented" ;;
       esac
     done
