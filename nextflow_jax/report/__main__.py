@@ -3,7 +3,8 @@
 RUN_DIR is what launch/quickstart.sh fills (training runs in sub-folders, `evaluation/` and `metrics.json` from
 nextflow_jax.evaluate, `seconds/<stage>` from the script), or the folder of a single training run, with or without an
 evaluation in it. Sections whose files are missing are left out. Where there are stage times they are added to
-RUN_DIR/metrics.json. Several folders with tokenizer evaluations are compared in OUT/index.html.
+RUN_DIR/metrics.json. Several folders, training runs of any kind or tokenizer evaluations, are compared in
+OUT/index.html.
 """
 
 import argparse
@@ -17,7 +18,15 @@ from typing import Any
 
 from nextflow_jax.errors import UserError, run_entry_point
 from nextflow_jax.evals.outcome import METRICS_FILE, update_metrics
-from nextflow_jax.report import comparison, page, sections, tokenizer_sections, training_curves
+from nextflow_jax.report import (
+    comparison,
+    goodput_section,
+    page,
+    run_comparison,
+    sections,
+    tokenizer_sections,
+    training_curves,
+)
 from nextflow_jax.training.workdir import CONFIG_FILE
 
 STAGES = ("install", "contrastive", "tokenizer", "extract", "decoder", "export", "evaluate", "report")
@@ -67,6 +76,7 @@ def write_report(run: pathlib.Path, seconds: Mapping[str, float], out: pathlib.P
         ("Reconstructions", sections.reconstructions(run)),
         ("Reconstruction, scale by scale", tokenizer_sections.grid(run)),
         ("Training", training_curves.training(run)),
+        ("Goodput", goodput_section.goodput(run_comparison.training_runs({run.resolve().name: run}))),
         ("Time", sections.times(seconds)),
         ("Configurations", sections.configurations(run)),
     ]

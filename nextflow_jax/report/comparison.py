@@ -1,4 +1,4 @@
-"""The page that compares tokenizer runs: figures, what their configurations differ in, curves and pictures together."""
+"""The page that compares runs: figures, configurations, curves, time; of tokenizers their evaluations and pictures."""
 
 import json
 import os
@@ -10,23 +10,14 @@ from typing import Any
 from nextflow_jax.errors import UserError
 from nextflow_jax.evals.outcome import METRICS_FILE
 from nextflow_jax.evals.tokenizer_parts import SUFFIXES
-from nextflow_jax.report import page
-from nextflow_jax.report.curves import curves
+from nextflow_jax.report import goodput_section, page, run_comparison
 from nextflow_jax.report.pictures import card, gallery, picture, sign, stack
 from nextflow_jax.report.sections import LABELS, number
 from nextflow_jax.report.tokenizer_sections import described, image, read_split, stages
-from nextflow_jax.report.training_curves import metrics_of, pick_series
 from nextflow_jax.training.workdir import CONFIG_FILE
 
 STAGED = 3
 """Pictures of a split that are shown after each scale."""
-DRAWINGS: tuple[tuple[str, str, bool], ...] = (
-    ("loss", "total loss", True),
-    ("psnr", "PSNR of training batches (dB)", False),
-    ("codebook/usage/all_scales", "codebook usage", False),
-    ("codebook/perplexity/all_scales", "codebook perplexity", False),
-)
-"""(metric, title, logarithmic): one drawing each, a line a run."""
 ABSENT = "—"
 MEASURED_ON = ("pictures", "splits", "seed")
 """Settings of an evaluation that decide what its figures are of."""
@@ -38,25 +29,34 @@ Runs = Mapping[str, pathlib.Path]
 
 
 def write_comparison(folders: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Builds OUT/index.html from runs with a tokenizer evaluation; returns its path.
+    """Builds OUT/index.html from training runs of any kind and folders with a tokenizer evaluation; returns its path.
 
     Raises:
-      UserError: a folder without a tokenizer evaluation, or one named twice.
+      UserError: a folder that is neither, or one named twice.
     """
-    runs = name_runs(folders)
-    metrics = {name: _read_metrics(folder) for name, folder in runs.items()}
+    named = name_runs(folders)
+    metrics = {name: found for name, folder in named.items() if (found := _read_metrics(folder))}
+    evaluated = {name: named[name] for name in metrics}
+    trained = run_comparison.training_runs(named)
+    for name, folder in named.items():
+        if name not in metrics and not any(folder in (path, path.parent) for path in trained.values()):
+            raise UserError(
+                f"{folder}: neither a training run ({CONFIG_FILE}) nor a tokenizer evaluation there; train with "
+                f"--workdir {folder}, or make one with `python -m nextflow_jax.evaluate` --workdir RUN --out {folder}"
+            )
     parts = [
-        ("Results", results(metrics)),
-        ("Over seeds", repetitions(runs, metrics)),
-        ("Differences", differences(runs)),
-        ("Training", training(runs)),
-        ("Reconstructions", pictures(runs)),
+        ("Results", results(metrics) if metrics else ""),
+        ("Over seeds", repetitions(evaluated, metrics) if metrics else ""),
+        ("Final figures", run_comparison.final_figures(trained)),
+        ("Differences", differences(trained | evaluated)),
+        ("Training", run_comparison.overlaid(trained)),
+        ("Goodput", goodput_section.goodput(trained)),
+        ("Reconstructions", pictures(evaluated) if metrics else ""),
     ]
     out.mkdir(parents=True, exist_ok=True)
     path = out / "index.html"
     temporary = path.with_suffix(".unfinished")
-    title = "nextflow_jax: tokenizers compared"
-    temporary.write_text(page.document(title, ", ".join(runs), parts), encoding="utf-8")
+    temporary.write_text(page.document("nextflow_jax: runs compared", ", ".join(named), parts), encoding="utf-8")
     os.replace(temporary, path)
     return path
 
@@ -137,16 +137,6 @@ def differences(runs: Runs) -> str:
     return page.table(["", *runs], rows)
 
 
-def training(runs: Runs) -> str:
-    """The same metric of all runs in one drawing each."""
-    records = {name: metrics_of(folder) for name, folder in runs.items()}
-    svgs = []
-    for metric, title, log in DRAWINGS:
-        series = {name: line for name, own in records.items() for line in pick_series(own, metric, log).values()}
-        svgs += [curves(title, series, log=log, value_name="")] if series else []
-    return page.drawings(svgs)
-
-
 def pictures(runs: Runs) -> str:
     """Pictures that all runs have kept: original, then every run's reconstruction above its error."""
     body = ""
@@ -186,14 +176,10 @@ def _all_stages(outcomes: Mapping[str, Any], records: Mapping[str, Mapping[str, 
 
 
 def _read_metrics(folder: pathlib.Path) -> dict[str, Any]:
+    """The figures of a tokenizer evaluation; empty where there is none."""
     path = folder / METRICS_FILE
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "tokenizer" not in metrics.get("made_from", {}):
-        raise UserError(
-            f"{folder}: no tokenizer evaluation there; make one with `python -m nextflow_jax.evaluate` "
-            f"--workdir RUN --out {folder}"
-        )
-    return metrics
+    return metrics if "tokenizer" in metrics.get("made_from", {}) else {}
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -16,7 +16,7 @@ Series = Mapping[str, tuple[Sequence[int], Sequence[float]]]
 _INK = "#010203"
 """Stands for the page's text colour while matplotlib draws."""
 
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -32,7 +32,14 @@ _STYLE = {
 }
 
 
-def curves(title: str, series: Series, *, log: bool = False, value_name: str = "loss") -> str:
+def curves(
+    title: str,
+    series: Series,
+    *,
+    log: bool = False,
+    value_name: str = "loss",
+    marks: Mapping[str, Sequence[int]] | None = None,
+) -> str:
     """An <svg> with one line a series over training steps.
 
     Args:
@@ -40,12 +47,15 @@ def curves(title: str, series: Series, *, log: bool = False, value_name: str = "
       series: lines, drawn in order; positive values only when `log`.
       log: a logarithmic value axis.
       value_name: label of the value axis.
+      marks: steps by name of a line where a dotted line of its colour stands.
     """
-    with plt.rc_context({**_STYLE, "svg.hashsalt": title}):
+    with plt.rc_context({**STYLE, "svg.hashsalt": title}):
         figure, axes = plt.subplots(figsize=(5.2, 3.0), layout="constrained")
         colors = plt.get_cmap("tab10" if len(series) <= 10 else "tab20")
         for i, (name, (steps, values)) in enumerate(series.items()):
             axes.plot(steps, values, label=name, linewidth=1.4, color=colors(i))
+            for step in (marks or {}).get(name, ()):
+                axes.axvline(step, color=colors(i), linewidth=1, linestyle=":")
         axes.set(title=title, xlabel="step", ylabel=value_name)
         if log:
             axes.set_yscale("log", subs=(2, 5))
@@ -55,9 +65,14 @@ def curves(title: str, series: Series, *, log: bool = False, value_name: str = "
         if len(series) > 1:
             many = len(series) > 8
             axes.legend(ncols=3 if many else 1, fontsize="x-small" if many else None)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        plt.close(figure)
+        return to_svg(figure)
+
+
+def to_svg(figure: plt.Figure) -> str:
+    """The drawing as an <svg> for the page; closes the figure. Call it within the style's context."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(figure)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     # Names of groups repeat from drawing to drawing; what is referred to has ids of its own, made with the title.

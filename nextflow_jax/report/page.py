@@ -32,6 +32,7 @@ td.number, th.number { text-align: right; }
 .sign { color: var(--soft); padding: 0 .15rem; }
 .curves { display: flex; flex-wrap: wrap; gap: .6rem; }
 .curves svg { width: min(100%, 24rem); height: auto; color: var(--ink); }
+.curves.wide svg { width: min(100%, 62rem); }
 details { margin: .4rem 0; } summary { cursor: pointer; }
 pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: .6rem; overflow-x: auto;
       font-size: .78rem; line-height: 1.4; }
@@ -86,6 +87,11 @@ def foldable(summary: str, text: str) -> str:
     return f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>"
 
 
-def drawings(svgs: Sequence[str]) -> str:
-    """Drawings side by side as far as the window is wide."""
-    return f'<div class="curves">{"".join(svgs)}</div>' if svgs else ""
+def folded(summary: str, body: str) -> str:
+    """HTML behind a line that opens it."""
+    return f"<details><summary>{html.escape(summary)}</summary>{body}</details>"
+
+
+def drawings(svgs: Sequence[str], wide: bool = False) -> str:
+    """Drawings side by side as far as the window is wide; `wide`: each as wide as the page."""
+    return f'<div class="curves{" wide" if wide else ""}">{"".join(svgs)}</div>' if svgs else ""

@@ -54,5 +54,5 @@ def test_mistakes_are_one_clear_message(tmp_path):
     bare.mkdir()
     with pytest.raises(UserError, match="say where the page goes with --out"):
         report.main([str(one), str(bare)])
-    with pytest.raises(UserError, match="no tokenizer evaluation there.*nextflow_jax.evaluate"):
+    with pytest.raises(UserError, match="nor a tokenizer evaluation there.*nextflow_jax.evaluate"):
         report.main([str(one), str(bare), "--out", str(tmp_path / "page")])
