@@ -2,6 +2,7 @@
 
     python -m experiments.bench.pods
     python -m experiments.bench.pods --price v5p=PRICE --price v6e=PRICE --out priced.md     # money for a chip-hour
+    python -m experiments.bench.pods --compiled FILE.json ...     # bytes beside those that nextflow_jax.compile counted
 
 What it asks: seconds of a step, goodput, days and chip-hours of every stage of experiments/nextflow/decoder.py on
 v5p-512 to v5p-8960 and on one to sixteen slices of v6e-256, by `nextflow_jax.planning`: a roofline with six parameters
@@ -14,13 +15,16 @@ Result: the page. On held-out published runs the predictions are off by 8.4% on 
 
 import argparse
 import dataclasses
+import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from experiments.nextflow.decoder import CODE_DIM, CODES, LEVELS, MAX_SCALES, QWEN_ROWS, STAGES, Stage
+from nextflow_jax.aot.topology import parse_topology
 from nextflow_jax.errors import UserError, run_entry_point
 from nextflow_jax.models.presets import decoder_preset
 from nextflow_jax.planning.goodput import Reliability, Saving, best_saving
@@ -89,14 +93,48 @@ def main(arguments: Sequence[str]) -> None:
     """Writes the page."""
     parser = argparse.ArgumentParser("python -m experiments.bench.pods", description=__doc__.split("\n")[0])
     parser.add_argument("--out", default=str(PAGE), help="file to write (%(default)s)")
+    parser.add_argument(
+        "--compiled",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="training steps that nextflow_jax.compile described: prints their bytes beside the model's",
+    )
     parser.add_argument("--price", action="append", default=[], metavar="GENERATION=PRICE", help="of a chip-hour")
     for field in dataclasses.fields(Reliability):
         parser.add_argument(f"--{field.name}", type=float, default=field.default, help="(%(default)g)")
     options = parser.parse_args(arguments)
+    if options.compiled:
+        for name in options.compiled:
+            print(json.dumps({"file": name, **compare_bytes(json.loads(pathlib.Path(name).read_text()))}), flush=True)
+        return
     reliability = Reliability(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Reliability)})
     for fault in reliability.faults():
         raise UserError(f"--{fault.field} {fault.value}: {fault.rule}; {fault.fix}")
     pathlib.Path(options.out).write_text(page(reliability, read_prices(options.price)), encoding="utf-8")
+
+
+def compare_bytes(compiled: Mapping[str, Any]) -> dict[str, Any]:
+    """Bytes a chip sends in a step: the model's, and those of a compiled program of the recipe's decoder.
+
+    Args:
+      compiled: what `nextflow_jax.compile` printed of a training step.
+
+    Returns:
+      topology, slices, mesh, and of ICI and DCN each [the model's, the compiled program's, compiled / model].
+    """
+    generation, shape = parse_topology(compiled["topology"])
+    mesh = dict(compiled["mesh"])
+    place = Placement(generation, shape, mesh.pop("slice"), **mesh)
+    rows = compiled["settings"]["train.batch_size"]
+    length = compiled["tokens_per_step"] // rows
+    work = chip_work(decoder_shape(), Batch(rows, length, 0.0), place, REMAT[compiled["settings"]["model.remat"]])
+    counted = compiled["roofline"]["work"]
+    both = {"ici": (work.ici_bytes, counted["ici_bytes"]), "dcn": (work.dcn_bytes, counted["dcn_bytes"])}
+    found = {
+        name: [round(ours), round(theirs), ours and round(theirs / ours, 2)] for name, (ours, theirs) in both.items()
+    }
+    return {"topology": compiled["topology"], "slices": place.slices, "mesh": mesh, **found}
 
 
 def read_prices(texts: Sequence[str]) -> dict[str, float]:
@@ -265,7 +303,7 @@ def _assumptions(efficiency: Efficiency, reliability: Reliability) -> Iterator[s
   {ATTENTION_EFFICIENCY:g} of what products do.
 - ICI, by rings over all links of a chip: weights gathered twice in bfloat16, gradients scattered once in float32 (and
   reduced over replicas), keys and values of shared rows. DCN: gradients of a chip's share reduced over the slices in
-  float32. A compiler may do worse.
+  float32. What libtpu compiles sends more (`--compiled`); so did what MaxText measured, and the fitted shares have it.
 - The batch is the recipe's where the chips divide it, else the nearest that they divide; rows are full; a row is shared
   by `context` chips where there are more chips than rows.
 - Documents: captions of {CAPTION} tokens, texts of {TEXT}, {TURN} tokens before each of several pictures, one square

@@ -1,5 +1,6 @@
 """The page about pods is what its command writes."""
 
+import json
 import math
 import re
 
@@ -72,3 +73,19 @@ def test_wrong_flags_are_refused():
         pods.main(["--price", "cheap"])
     with pytest.raises(UserError, match="restart_seconds"):
         pods.main(["--restart_seconds", "0"])
+
+
+def test_bytes_of_a_compiled_step_are_put_beside_the_models(tmp_path, capsys):
+    """FSDP over 64 chips: two gathers in bfloat16, gradients in float32; a step compiled with half of that."""
+    ideal = 8 * pods.decoder_shape().parameters * 63 / 64
+    compiled = {
+        "topology": "v5p:4x4x4",
+        "tokens_per_step": 64 * 16_384,
+        "mesh": {"slice": 1, "data": 1, "fsdp": 64, "tensor": 1, "context": 1},
+        "settings": {"train.batch_size": 64, "model.remat": "full"},
+        "roofline": {"work": {"ici_bytes": ideal / 2, "dcn_bytes": 0.0}},
+    }
+    (tmp_path / "step.json").write_text(json.dumps(compiled))
+    pods.main(["--compiled", str(tmp_path / "step.json")])
+    line = json.loads(capsys.readouterr().out)
+    assert line["ici"] == [round(ideal), round(ideal / 2), 0.5] and line["dcn"] == [0, 0, 0.0]
