@@ -14,6 +14,7 @@ from nextflow_jax.report import goodput_section, page, run_comparison
 from nextflow_jax.report.pictures import card, gallery, picture, sign, stack
 from nextflow_jax.report.sections import LABELS, number
 from nextflow_jax.report.tokenizer_sections import described, image, read_split, stages
+from nextflow_jax.report.training_curves import HEADINGS
 from nextflow_jax.training.workdir import CONFIG_FILE
 
 STAGED = 3
@@ -122,19 +123,20 @@ def repetitions(runs: Runs, metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def differences(runs: Runs) -> str:
-    """The values of the configurations that are not the same in all runs."""
+    """The values of the configurations that are not the same in all runs of a kind."""
     configs = {name: _config(folder) for name, folder in runs.items()}
     absent = [name for name, config in configs.items() if not config]
     if absent:
         return page.paragraph(
             f"No {CONFIG_FILE} in {', '.join(absent)}: evaluate into the run's own folder to see this."
         )
-    keys = {key: None for config in configs.values() for key in config}
-    rows = [[key, *(config.get(key, ABSENT) for config in configs.values())] for key in keys]
-    rows = [row for row in rows if len(set(row[1:])) > 1]
-    if not rows:
-        return page.paragraph("The configurations are the same.")
-    return page.table(["", *runs], rows)
+    kinds: dict[str, dict[str, dict[str, str]]] = {}
+    for name, config in configs.items():
+        kinds.setdefault(json.loads(config["kind"]), {})[name] = config
+    if len(kinds) == 1:
+        return _difference_table(configs)
+    bodies = {kind: _difference_table(own) for kind, own in kinds.items() if len(own) > 1}
+    return "".join(page.subheading(HEADINGS.get(kind, kind)) + body for kind, body in bodies.items())
 
 
 def pictures(runs: Runs) -> str:
@@ -180,6 +182,15 @@ def _read_metrics(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / METRICS_FILE
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return metrics if "tokenizer" in metrics.get("made_from", {}) else {}
+
+
+def _difference_table(configs: Mapping[str, Mapping[str, str]]) -> str:
+    keys = {key: None for config in configs.values() for key in config}
+    rows = [[key, *(config.get(key, ABSENT) for config in configs.values())] for key in keys]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    if not rows:
+        return page.paragraph("The configurations are the same.")
+    return page.table(["", *configs], rows)
 
 
 def _mean(values: Sequence[float]) -> str:

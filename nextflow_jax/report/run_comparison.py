@@ -34,11 +34,11 @@ OPEN: tuple[tuple[str, str, bool], ...] = (
 
 SPEED: tuple[tuple[str, str, bool], ...] = (
     (r"tokens_per_s", "tokens a second", False),
-    (r"step_ms", "milliseconds a step", False),
+    (r"step_ms", "milliseconds a step", True),
     (r"data_wait", "share of time waiting for data", False),
     (r"mfu", "MFU", False),
     (r"goodput", "goodput so far", False),
-    (r"memory/(host|device|device_peak)_gib", "GiB in use, {}", False),
+    (r"memory/.+", "memory, {}", False),
 )
 """How fast it went."""
 
