@@ -82,7 +82,9 @@ class PictureCoder:
         random_keys = None
         if draw.self_correction is not None:
             seeds = [small_seed(self._seed, "self-correction", key, draw.number) for key in keys]
-            random_keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+            # The last batch of every shard has another length: few lengths are few compilations.
+            spare = (1 << (len(seeds) - 1).bit_length()) - len(seeds)
+            random_keys = _random_keys(np.pad(np.asarray(seeds, np.uint32), (0, spare)))
         inputs, targets = self._tokenizer.encode(images, random_keys, draw.self_correction)
         if draw.self_correction is not None and draw.samples_share < 1:
             plain = np.asarray([self._is_plain(key, draw) for key in keys])
@@ -95,6 +97,10 @@ class PictureCoder:
     def _is_plain(self, key: str, draw: Draw) -> bool:
         generator = numpy_generator(self._seed, "plain picture", key, draw.number)
         return bool(generator.random() >= draw.samples_share)
+
+
+_random_keys = jax.jit(jax.vmap(jax.random.key))
+"""Seeds to keys; without jit, every call would be traced anew."""
 
 
 class PictureEncoder:

@@ -49,6 +49,8 @@ def count_positions(document: EncodedDocument, family: ScheduleFamily) -> Positi
     length, pairs = sequence.sequence_length(plain), sequence.visible_pairs(plain)
 
     def context(document: EncodedDocument) -> tuple[int, int]:
+        if not any(isinstance(segment, EncodedImage) and segment.role == "prompt" for segment in document.segments):
+            return 0, 0
         extended = to_segments(document, family, response_only=False, last_scale_context=True)
         return sequence.sequence_length(extended) - length, sequence.visible_pairs(extended) - pairs
 

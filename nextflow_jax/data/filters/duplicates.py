@@ -157,11 +157,11 @@ def _keep_by_pairs(
     members: Int[np.ndarray, "members"], early: Int[np.ndarray, "pairs"], late: Int[np.ndarray, "pairs"]
 ) -> Int[np.ndarray, "kept"]:
     """Goes through all near pairs in the order of their later document, when the earlier one's fate is known."""
-    kept = dict.fromkeys(members.tolist(), True)
+    dropped: set[int] = set()
     for one, other in zip(early.tolist(), late.tolist()):
-        if kept[one]:
-            kept[other] = False
-    return members[np.fromiter(kept.values(), bool, len(members))]
+        if one not in dropped:
+            dropped.add(other)
+    return members[~np.isin(members, np.fromiter(dropped, np.int64, len(dropped)))]
 
 
 def _near_pairs(

@@ -17,8 +17,19 @@ def normalise(text: str) -> str:
     A text of punctuation alone keeps it.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    words = "".join(" " if unicodedata.category(character)[0] in "PZC" else character for character in folded).split()
+    words = folded.translate(_SPACED).split()
     return " ".join(words or folded.split())
+
+
+class _Spaced(dict[int, int]):
+    """Code point -> itself, or a space for punctuation, separators and control characters; filled as they come."""
+
+    def __missing__(self, point: int) -> int:
+        found = self[point] = ord(" ") if unicodedata.category(chr(point))[0] in "PZC" else point
+        return found
+
+
+_SPACED = _Spaced()
 
 
 def hash64(*parts: str) -> int:

@@ -25,8 +25,8 @@ def perceptual_hash(picture: Image.Image) -> tuple[int, tuple[int, int, int]]:
     basis = _dct_basis()
     low = basis @ np.asarray(small.convert("L"), np.float64) @ basis.T
     levels = np.trunc(low / _DEAD_ZONE).ravel()
-    levels[0] = np.median(levels[1:])
-    bits = levels > np.median(levels[1:])
+    bits = levels > np.sort(levels[1:])[_LOW * _LOW // 2 - 1]
+    bits[0] = False
     return int.from_bytes(np.packbits(bits).tobytes(), "big"), (red, green, blue)
 
 

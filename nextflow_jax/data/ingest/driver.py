@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int, Int8, UInt
 
 from nextflow_jax import __version__
 from nextflow_jax.config import preflight, to_plain_dict
@@ -35,7 +35,7 @@ from nextflow_jax.data.filters.hashes import hash64, mix
 from nextflow_jax.data.filters.selection import select
 from nextflow_jax.data.filters.steps import make_filters
 from nextflow_jax.data.ingest.builder import key_of
-from nextflow_jax.data.ingest.config import IngestConfig, SourceConfig
+from nextflow_jax.data.ingest.config import SPLITS, IngestConfig, SourceConfig
 from nextflow_jax.data.ingest.formats import Unit, get_format
 from nextflow_jax.data.ingest.remote import UnreadableFile, name_below
 from nextflow_jax.errors import UserError
@@ -248,7 +248,10 @@ def _finish(config: IngestConfig, out: pathlib.Path, jobs: Sequence[_Job], made_
     _refuse_broken(config, paths)
     columns = writer.load_columns(paths)
     selection = select(columns, config.filters, config.seed)
-    own = np.repeat([job.source.split for job in jobs], [writer.read_counts(path).written for path in paths])
+    own = np.repeat(
+        np.asarray([SPLITS.index(job.source.split) for job in jobs], np.int8),
+        [writer.read_counts(path).written for path in paths],
+    )
     splits = _split(config, columns["key"], own, selection.kept)
     return writer.finish_corpus(out, paths, selection, splits, made_from)
 
@@ -270,14 +273,15 @@ def _refuse_broken(config: IngestConfig, paths: Sequence[pathlib.Path]) -> None:
 
 def _split(
     config: IngestConfig,
-    keys: np.ndarray,
-    own: np.ndarray,
-    kept: np.ndarray,
+    keys: UInt[np.ndarray, "n"],
+    own: Int8[np.ndarray, "n"],
+    kept: Bool[np.ndarray, "n"],
 ) -> dict[str, Int[np.ndarray, "_"]]:
-    """Record numbers by split: the source's own, or drawn by the hash of (seed, key)."""
+    """Record numbers by split: the source's own (a number in SPLITS), or drawn by the hash of (seed, key)."""
     drawn = mix(keys, np.uint64(hash64("split", str(config.seed)))) / 2.0**64 < config.validation_share
-    name = np.where(own != "", own, np.where(drawn, "validation", "train"))
-    return {split: np.flatnonzero(kept & (name == split)) for split in ("train", "validation", "heldout")}
+    chosen = np.where(drawn, np.int8(SPLITS.index("validation")), np.int8(SPLITS.index("train")))
+    number = np.where(own == SPLITS.index(""), chosen, own)
+    return {split: np.flatnonzero(kept & (number == SPLITS.index(split))) for split in SPLITS if split}
 
 
 def _refuse_equal_names(units: Sequence[tuple[Unit, SourceConfig]]) -> None:

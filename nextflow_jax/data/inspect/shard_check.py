@@ -2,7 +2,6 @@
 
 import bisect
 import collections
-import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator
@@ -50,7 +49,7 @@ def check_shards(directory: pathlib.Path, max_records: int | None = None) -> Fin
         for split in manifest.splits:
             share = split.records if max_records is None else -(-max_records * split.records // total)
             index, source = shards.index(split.name), shards.source(split.name)
-            for record in spread(split.records, share).tolist():
+            for record in map(int, spread(split.records, share)):
                 try:
                     document = source[record]
                     check_record(document, index, record, manifest)
@@ -75,10 +74,11 @@ def check_record(document: EncodedDocument, index: DocumentIndex, record: int, m
         if getattr(document, name) != value:
             raise BrokenRecord(f"{name} {getattr(document, name)!r}, the index says {value!r}")
     check_indices(document, manifest.vocabulary)
-    counts = dataclasses.asdict(count_positions(document, manifest.schedule_family))
+    counts = count_positions(document, manifest.schedule_family)
     for name, column in index.columns().items():
-        if name in counts and counts[name] != column[record]:
-            raise BrokenRecord(f"{name} is {counts[name]}, the index says {column[record]}")
+        counted = getattr(counts, name, column[record])
+        if counted != column[record]:
+            raise BrokenRecord(f"{name} is {counted}, the index says {column[record]}")
 
 
 class _Counts:

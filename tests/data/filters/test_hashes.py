@@ -39,6 +39,13 @@ def test_white_space_around_and_between_words_does_not_matter(text):
     assert normalise(spaced) == normalise(text)
 
 
+@given(st.text())
+def test_punctuation_separators_and_controls_are_spaces(text):
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = "".join(" " if unicodedata.category(one)[0] in ("P", "Z", "C") else one for one in folded).split()
+    assert normalise(text) == " ".join(words or folded.split())
+
+
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
 def test_hashes_tell_lists_of_strings_apart(one, other):
     """Also where the joined strings are equal, such as ("ab", "c") and ("a", "bc")."""
