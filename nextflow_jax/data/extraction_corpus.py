@@ -9,6 +9,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +30,10 @@ from nextflow_jax.errors import UserError
 
 _TEXT_DOCUMENTS = 100_000
 """Documents at most that a text tokenizer is trained on."""
+_DECODED_TOGETHER = 16
+"""Pictures that a thread decodes at a time: handing over a small one takes longer than decoding it."""
+_READ_TOGETHER = 16
+"""Documents that are read at a time."""
 _SPLITS = ("train", "validation", "heldout")
 
 
@@ -74,8 +79,7 @@ class CorpusDocuments:
         if source is None:
             why = "what its filters dropped is in its corpus.json"
             raise UserError(f"corpus {self._corpus.directory} has no training document; {why}")
-        for number in range(0, len(source), -(-len(source) // _TEXT_DOCUMENTS)):
-            document = self._read("train", number)
+        for document in self._read_all("train", range(0, len(source), -(-len(source) // _TEXT_DOCUMENTS))):
             if isinstance(document, RawDocument):
                 yield from (segment.text for segment in document.segments if isinstance(segment, RawText))
 
@@ -86,8 +90,8 @@ class CorpusDocuments:
         begun: collections.deque[_Begun] = collections.deque()
         waiting: dict[Size, list[_Waiting]] = {size: [] for size in coder.family.sizes}
         full = self._batch_size * coder.devices
-        for number in range(start, stop):
-            document = self._begin(split, number, tokenize)
+        for raw in self._read_all(split, range(start, stop)):
+            document = self._begin(raw, tokenize)
             begun.append(document)
             for size, picture in document.pictures(coder.family.sizes):
                 waiting[size].append(picture)
@@ -102,11 +106,14 @@ class CorpusDocuments:
         for document in begun:
             yield document.end(draw)
 
-    def _read(self, split: str, number: int) -> RawDocument | Lost:
-        try:
-            document = self._sources[split][number]
-        except BrokenRecord:
-            return Lost(f"{split} document {number}", "broken record")
+    def _read_all(self, split: str, numbers: range) -> Iterator[RawDocument | Lost]:
+        for first in range(0, len(numbers), _READ_TOGETHER):
+            some = numbers[first : first + _READ_TOGETHER]
+            for number, found in zip(some, self._sources[split].read(some)):
+                broken = isinstance(found, BrokenRecord)
+                yield Lost(f"{split} document {number}", "broken record") if broken else self._wanted(found)
+
+    def _wanted(self, document: RawDocument) -> RawDocument | Lost:
         if document.task not in self._tasks:
             return Lost(document.key, "task not asked for", broken=False)
         if self._max_images:
@@ -115,8 +122,7 @@ class CorpusDocuments:
             return Lost(document.key, "nothing to learn within max_images", broken=False)
         return document
 
-    def _begin(self, split: str, number: int, tokenize: Tokenize) -> "_Begun":
-        document = self._read(split, number)
+    def _begin(self, document: RawDocument | Lost, tokenize: Tokenize) -> "_Begun":
         if isinstance(document, Lost):
             return _Begun(RawDocument(document.key, "", ()), [], document)
         segments: list[EncodedSegment | RawImage] = [
@@ -128,8 +134,10 @@ class CorpusDocuments:
     def _encode_pictures(self, pictures: Sequence["_Waiting"], size: Size, draw: Draw, coder: PictureCoder) -> None:
         """Puts the codes into the documents; one whose picture cannot be decoded is lost."""
         decode = functools.partial(_decode, size=size, config=self._config)
+        parts = [pictures[start : start + _DECODED_TOGETHER] for start in range(0, len(pictures), _DECODED_TOGETHER)]
+        decoded = _decoders().map(lambda part: [decode(picture) for picture in part], parts)
         good, pixels = [], []
-        for picture, found in zip(pictures, _decoders().map(decode, pictures)):
+        for picture, found in zip(pictures, itertools.chain.from_iterable(decoded)):
             picture.document.missing -= 1
             if isinstance(found, str):
                 picture.document.lost = Lost(picture.document.raw.key, found)
