@@ -82,9 +82,7 @@ class PictureCoder:
         random_keys = None
         if draw.self_correction is not None:
             seeds = [small_seed(self._seed, "self-correction", key, draw.number) for key in keys]
-            # The last batch of every shard has another length: few lengths are few compilations.
-            spare = (1 << (len(seeds) - 1).bit_length()) - len(seeds)
-            random_keys = _random_keys(np.pad(np.asarray(seeds, np.uint32), (0, spare)))
+            random_keys = _random_keys(np.asarray(seeds, np.uint32))
         inputs, targets = self._tokenizer.encode(images, random_keys, draw.self_correction)
         if draw.self_correction is not None and draw.samples_share < 1:
             plain = np.asarray([self._is_plain(key, draw) for key in keys])

@@ -73,6 +73,15 @@ def test_a_damaged_record_is_broken_alone(tmp_path):
     with pytest.raises(BrokenRecord):
         source[0]
     assert source[1] == make_document(2)
+    first, second = source.read([0, 1])
+    assert isinstance(first, BrokenRecord) and second == source[1]
+
+
+def test_several_documents_are_read_in_the_order_asked_for(tmp_path):
+    source = open_corpus(make_corpus(tmp_path / "c")).source("train")
+    numbers = [len(source) - 1, 0, 1]
+    assert source.read(numbers) == [source[number] for number in numbers]
+    assert source.read(range(0)) == []
 
 
 DAMAGE = {
