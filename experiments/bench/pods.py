@@ -11,6 +11,12 @@ from published runs of MaxText, tried on the others. Nothing is measured; the pa
 Cost: a few seconds on one core.
 
 Result: the page. On held-out published runs the predictions are off by 8.4% on average and 16.2% at most.
+Bytes a chip sends over ICI in a step, of the model and of what libtpu 0.0.42.1 compiles (jax 0.10.2, --effort -1):
+
+    pretrain_512, v6e:16x16, fsdp 256    61.6 GB    61.8 GB   1.00
+    pretrain_256, v5p:4x4x4, fsdp 64     60.9 GB    89.0 GB   1.46   its weights are gathered by all-reduces
+
+(gradients are reduced in bfloat16 by all-reduces, which send as much as reduce-scatters in float32 do).
 """
 
 import argparse
