@@ -152,10 +152,10 @@ def _speeds(extracted: Extracted) -> list[str]:
     images, seconds = (sum(getattr(tally, name) for tally in tallies.values()) for name in ("images", "seconds"))
     if not images:
         return []
-    lines = [f"pictures encoded: {images:,} in {seconds:,.1f} s, {images / seconds:,.0f} images/s"]
-    if len(tallies) > 1:
-        for (height, width), tally in sorted(tallies.items()):
-            lines.append(f"  {height}x{width}: {tally.images:,}, {tally.images / tally.seconds:,.0f} images/s")
+    lines = [f"pictures encoded: {images:,} in {seconds:,.1f} s, {images / seconds:,.0f} images/s with compiling"]
+    for (height, width), tally in sorted(tallies.items()):
+        later = f"{tally.speed:,.0f} images/s after the first batch" if tally.speed else "one batch"
+        lines.append(f"  {height}x{width}: {tally.images:,}, {later}")
     return lines
 
 

@@ -31,6 +31,7 @@ from nextflow_jax.data.claim import claim
 from nextflow_jax.data.documents import TASKS
 from nextflow_jax.data.extraction_source import ExtractionSource, Lost
 from nextflow_jax.data.image_files import Size
+from nextflow_jax.data.index import digest_of_index
 from nextflow_jax.data.manifest import FILE_NAME, Manifest, SplitEntry, read_manifest
 from nextflow_jax.data.picture_codes import Draw, PictureCoder, Tally
 from nextflow_jax.errors import UserError
@@ -333,6 +334,7 @@ def _write_manifest(
         codebook_size=len(vision_tokenizer.codebook),
         splits=tuple(_split_entry(split, entries[split.name]) for split in splits),
         made_from=made_from,
+        index=digest_of_index(out),
     )
     text = manifest.to_json()
     write_atomically(out / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))

@@ -190,13 +190,19 @@ def write_index(directory: pathlib.Path, parts: Sequence[pathlib.Path]) -> None:
     write_atomically(index / NAMES_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def load_index(directory: pathlib.Path, count: int, verify: bool = False) -> DocumentIndex:
+def digest_of_index(directory: pathlib.Path) -> str:
+    """SHA-256 of the file that has those of all files of the index of `directory`."""
+    return file_sha256(directory / DIRECTORY / NAMES_FILE)
+
+
+def load_index(directory: pathlib.Path, count: int, verify: bool = False, digest: str = "") -> DocumentIndex:
     """The index of all splits, its columns mapped into memory.
 
     Args:
       directory: of the shards.
       count: records that the manifest lists.
       verify: also compare the SHA-256 of every file.
+      digest: what `digest_of_index` must be; empty: not known.
 
     Raises:
       UserError: a missing or unreadable file, one that was changed, or an index of other shards.
@@ -205,6 +211,8 @@ def load_index(directory: pathlib.Path, count: int, verify: bool = False) -> Doc
     if not path.is_file():
         path = directory / DIRECTORY
     try:
+        if digest and digest_of_index(directory) != digest:
+            raise UserError(f"{path} is of other shards than the manifest beside it; {_COPY}")
         index = _load_version_1(path) if path.is_file() else _load(path, verify)
     except (ValueError, OSError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not readable ({error}); {_COPY}") from error

@@ -66,6 +66,8 @@ class Manifest:
     made_from: dict[str, Any]
     """The inputs of the extraction: configuration, fingerprint of the pictures and documents, program version."""
     schema_version: int = records.SCHEMA_VERSION
+    index: str = ""
+    """SHA-256 of index/index.json, which has those of the index's files; empty in shards of versions before it."""
 
     def split(self, name: str) -> SplitEntry:
         """The split called `name`.
@@ -110,6 +112,7 @@ def read_manifest(directory: str | pathlib.Path) -> Manifest:
         raise UserError(
             f"{path} has schema version {version}; this program reads versions {readable}; extract the shards again"
         )
+    values.setdefault("index", "")
     for split in values["splits"] if isinstance(values.get("splits"), list) else ():
         if isinstance(split, dict):
             split.setdefault("lost", {})  # not in shards of earlier versions
@@ -168,6 +171,7 @@ def join_manifests(manifests: Mapping[pathlib.Path, Manifest]) -> Manifest:
         splits=tuple(_join_splits(entries) for entries in splits.values()),
         made_from={str(directory): manifest.made_from for directory, manifest in manifests.items()},
         schema_version=min(manifest.schema_version for manifest in manifests.values()),
+        index="",
     )
 
 

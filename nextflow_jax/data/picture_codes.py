@@ -44,6 +44,23 @@ class Tally:
     """Each draw counted."""
     seconds: float = 0.0
     """Decoding and rasterising left out."""
+    first_images: int = 0
+    """Of the first batch."""
+    first_seconds: float = 0.0
+    """Of the first batch, for which the program is compiled."""
+
+    def add(self, images: int, seconds: float) -> None:
+        """Counts a batch."""
+        if not self.images:
+            self.first_images, self.first_seconds = images, seconds
+        self.images += images
+        self.seconds += seconds
+
+    @property
+    def speed(self) -> float | None:
+        """Images a second after the first batch; None where there was no other."""
+        later = self.images - self.first_images
+        return later / (self.seconds - self.first_seconds) if later else None
 
 
 class PictureCoder:
@@ -88,8 +105,7 @@ class PictureCoder:
             plain = np.asarray([self._is_plain(key, draw) for key in keys])
             inputs = np.where(plain[:, None], targets, inputs)
         tally = self.tallies.setdefault((images.shape[1], images.shape[2]), Tally())
-        tally.images += len(keys)
-        tally.seconds += time.perf_counter() - start
+        tally.add(len(keys), time.perf_counter() - start)
         return inputs, targets
 
     def _is_plain(self, key: str, draw: Draw) -> bool:

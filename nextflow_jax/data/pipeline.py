@@ -118,7 +118,7 @@ def make_plan(
 
     Raises:
       UserError: documents longer than a row while drop_too_long is off, a mixture that the shards cannot give (see
-        `resolve_mixture`), or rows that do not divide over the ranks.
+        `resolve_mixture`), rows that do not divide over the ranks, or an index with numbers that no document has.
     """
     if config.ranks and batch_size % config.ranks:
         raise UserError(
@@ -126,6 +126,7 @@ def make_plan(
             f"{-(-batch_size // config.ranks) * config.ranks} rows, or another number of ranks"
         )
     index = shards.index(split)
+    _refuse_damaged(index, shards)
     length = index.plain + (index.context if config.last_scale_context else 0)
     inverted_length = _inverted_lengths(config, shards, index)
     longest = np.maximum(length, inverted_length)
@@ -347,6 +348,18 @@ def _pairs(
     if not config.last_scale_context:
         return index.pairs, index.pairs
     return index.pairs + index.context_pairs, index.pairs + index.inverted_context_pairs
+
+
+def _refuse_damaged(index: DocumentIndex, shards: ShardSet) -> None:
+    """An index of which a number is none that extraction writes."""
+    bounds = {"plain": (1, None), "task": (0, len(index.tasks)), "source": (0, len(index.sources))}
+    for name, column in index.columns().items():
+        least, end = bounds.get(name, (0, None))
+        if len(column) and (column.min() < least or (end is not None and column.max() >= end)):
+            raise UserError(
+                f"the index of {', '.join(map(str, shards.directories))} is damaged: its column {name!r} has values "
+                f"from {column.min()} to {column.max()}; copy it from the original or extract again"
+            )
 
 
 def _report_too_long(config: PipelineConfig, index: DocumentIndex, length: Int[np.ndarray, "records"]) -> None:

@@ -16,7 +16,6 @@ from nextflow_jax.data.manifest import (
     FILE_NAME,
     Manifest,
     ShardEntry,
-    SplitEntry,
     join_manifests,
     read_manifest,
     shard_directories,
@@ -185,15 +184,15 @@ def open_shards(directories: str | pathlib.Path, verify: str = "size") -> ShardS
     for directory, manifest in manifests.items():
         for shard in (shard for split in manifest.splits for shard in split.shards):
             check(directory / shard.file, shard)
-        for split, index in _split_index(directory, manifest.splits, verify == "full").items():
+        for split, index in _split_index(directory, manifest, verify == "full").items():
             indices.setdefault(split, []).append(index)
     return ShardSet(manifests, indices)
 
 
-def _split_index(directory: pathlib.Path, splits: Sequence[SplitEntry], verify: bool) -> dict[str, DocumentIndex]:
-    whole = load_index(directory, sum(split.records for split in splits), verify)
+def _split_index(directory: pathlib.Path, manifest: Manifest, verify: bool) -> dict[str, DocumentIndex]:
+    whole = load_index(directory, sum(split.records for split in manifest.splits), verify, manifest.index)
     index, start = {}, 0
-    for split in splits:
+    for split in manifest.splits:
         index[split.name] = whole.take(start, start + split.records)
         start += split.records
     return index

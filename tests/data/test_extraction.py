@@ -1,6 +1,7 @@
 """Extraction with a tiny random tokenizer on random pictures."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -214,6 +215,15 @@ def test_a_finished_directory_is_left_as_it_is(extracted):
     before = files(out)
     again = run(out)
     assert again.finished_before and not again.tallies and files(out) == before
+
+
+def test_an_index_of_another_extraction_is_refused_at_once(extracted, tmp_path):
+    run(tmp_path / "other", make_documents(range(6)))
+    shutil.copytree(extracted[0], tmp_path / "out")
+    open_shards(tmp_path / "out")
+    shutil.copytree(tmp_path / "other" / "index", tmp_path / "out" / "index", dirs_exist_ok=True)
+    with pytest.raises(UserError, match="out/index is of other shards than the manifest beside it; copy it"):
+        open_shards(tmp_path / "out")
 
 
 def test_other_inputs_are_refused_and_named(extracted, tmp_path):

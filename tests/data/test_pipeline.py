@@ -261,10 +261,19 @@ def test_an_index_of_other_shards_is_noticed_while_reading(samples, tmp_path):
     samples.write(tmp_path / "a", {"train": documents}, per_shard=20)
     samples.write(tmp_path / "b", {"train": documents[::-1]}, per_shard=20)
     shutil.copytree(tmp_path / "b" / "index", tmp_path / "a" / "index", dirs_exist_ok=True)
-    with pytest.raises(
-        UserError, match="1 of 20 records are broken, .* positions, the index, maybe of other"
-    ):
+    with pytest.raises(UserError, match="1 of 20 records are broken, .* positions, the index, maybe of other"):
         take(open_shards(tmp_path / "a"), 1)
+
+
+@pytest.mark.parametrize(("column", "value"), [("plain", 0), ("condition", -3), ("task", 9), ("source", 1)])
+def test_an_index_with_impossible_numbers_is_refused_before_planning(samples, tmp_path, column, value):
+    samples.write(tmp_path, {"train": samples.documents(20)}, per_shard=20)
+    path = tmp_path / "index" / f"{column}.npy"
+    numbers = np.load(path)
+    numbers[7] = value
+    np.save(path, numbers)
+    with pytest.raises(UserError, match=f"index of .* is damaged: its column '{column}' has values from .*; copy it"):
+        make_plan(CONFIG, open_shards(tmp_path), "train", 0, BATCH)
 
 
 def test_a_batch_that_does_not_divide_is_refused(shard_set):

@@ -142,7 +142,7 @@ class _Counts:
         sizes = np.asarray([*self._sizes], np.int32).reshape(-1, 2)
         sizes = np.repeat(sizes, np.asarray([*self._sizes.values()], np.int64), axis=0)
         sides = {"shorter side": sizes.min(axis=1), "longer side": sizes.max(axis=1)}
-        yield quantile_table("Pictures", "pixels", sides)
+        yield quantile_table("Pictures", "pixels", "pictures", sides, with_sum=False)
         yield histogram("Characters of a document", "characters", self._text)
         if set(self._labels) - {""}:
             most = tuple((label or "(none)", f"{count:,}") for label, count in self._labels.most_common(20))

@@ -72,14 +72,17 @@ def histogram(title: str, unit: str, counts: Mapping[str, collections.Counter[in
     return Table(title, (unit, *counts), rows)
 
 
-def quantile_table(title: str, unit: str, values: Mapping[str, Int[np.ndarray, "_"]]) -> Table:
-    """Quantiles of each name's numbers, and their sum."""
-    rows = tuple(
-        (name, f"{len(each):,}", f"{int(each.sum()):,}", *(f"{value:,}" for value in _quantiles(each)))
-        for name, each in values.items()
-        if len(each)
-    )
-    return Table(title, (unit, "records", "sum", *map(_quantile_name, QUANTILES)), rows)
+def quantile_table(
+    title: str, unit: str, counted: str, values: Mapping[str, Int[np.ndarray, "_"]], *, with_sum: bool
+) -> Table:
+    """Quantiles of each name's numbers, how many there are (of what `counted` says), and their sum where it is asked."""
+    rows = []
+    for name, each in values.items():
+        if len(each):
+            total = [f"{int(each.sum()):,}"] if with_sum else []
+            rows.append((name, f"{len(each):,}", *total, *(f"{value:,}" for value in _quantiles(each))))
+    header = (unit, counted, *(["sum"] if with_sum else []), *map(_quantile_name, QUANTILES))
+    return Table(title, header, tuple(rows))
 
 
 def count_table(title: str, names: Sequence[str], counts: Mapping[tuple[str, ...], Iterable[int]]) -> Table:

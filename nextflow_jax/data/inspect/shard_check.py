@@ -173,7 +173,7 @@ def _index_tables(shards: ShardSet) -> Iterator[Table]:
         index = shards.index(split.name)
         for number, task in enumerate(index.tasks):
             lengths[f"{split.name} {task}"] = index.plain[index.task == number]
-    yield quantile_table("Positions of a document", "split and task", lengths)
+    yield quantile_table("Positions of a document", "split and task", "records", lengths, with_sum=True)
 
 
 def _damaged_files(directory: pathlib.Path, manifest: Manifest) -> Iterator[Broken]:

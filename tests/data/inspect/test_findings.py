@@ -20,9 +20,13 @@ def test_bins_double_and_hold_every_number():
 
 
 def test_quantiles_are_numbers_that_occur():
-    table = quantile_table("Lengths", "task", {"edit": np.arange(101), "empty": np.empty(0, np.int32)})
+    lengths = {"edit": np.arange(101), "empty": np.empty(0, np.int32)}
+    table = quantile_table("Lengths", "task", "records", lengths, with_sum=True)
     assert table.header[:3] == ("task", "records", "sum")
     assert table.rows == (("edit", "101", "5,050", "0", "10", "50", "90", "99", "100"),)
+    table = quantile_table("Sides", "pixels", "pictures", lengths, with_sum=False)
+    assert table.header[:3] == ("pixels", "pictures", "least")
+    assert table.rows == (("edit", "101", "0", "10", "50", "90", "99", "100"),)
 
 
 def test_counts_are_sorted_by_their_labels():
