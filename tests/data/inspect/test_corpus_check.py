@@ -19,7 +19,7 @@ def test_a_whole_corpus_is_whole_and_counted(corpus_directory):
     total = sum(len(png(i, (20, 30))) for i in range(9))
     assert number(train["picture bytes"]) + number(validation["picture bytes"]) == total
     shorter, longer = table(findings, "Pictures")
-    assert (shorter["least"], shorter["records"], longer["most"]) == ("20", "9", "30")
+    assert (shorter["least"], shorter["pictures"], longer["most"]) == ("20", "9", "30")
     labels = [each for each in findings.tables if each.title.startswith("Labels")]
     assert labels[0].rows == (("kind 0", "5"), ("kind 1", "4"))
 
