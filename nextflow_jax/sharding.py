@@ -10,12 +10,10 @@ import contextvars
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import numpy as np
-from flax.core import meta
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -56,6 +54,21 @@ LOGICAL_RULES: dict[str, tuple[str, ...]] = {
 LOGICAL_AXES = tuple(LOGICAL_RULES)
 
 Rules = Mapping[str, tuple[str, ...]]
+
+
+class StateRules(NamedTuple):
+    """The tables by which parts of a training state are laid out."""
+
+    params: Rules
+    """Of parameters, other variables and activations."""
+    optimizer: Rules
+    """Of the optimizer's moments and the moving average."""
+    gradients: Rules
+
+    @classmethod
+    def alike(cls, rules: Rules) -> "StateRules":
+        """One table for all."""
+        return cls(rules, rules, rules)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,29 +114,55 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of `config` over `devices` (all devices of all processes when None).
 
+    Where the devices are slices connected by a slower network, the outer parts of the axes slice, data and fsdp, in
+    this order, go across them, so that all else stays within one.
+
     Raises:
-      UserError: the axis sizes do not fit the number of devices.
+      UserError: the axis sizes do not fit the number of devices, or would put tensor or context across slices of TPUs.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = config.resolve(len(devices))
     shape = tuple(sizes[name] for name in MESH_AXES)
-    num_physical_slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if sizes["slice"] > 1 and num_physical_slices > 1:
+    across = _across_slices(sizes, devices)
+    if across:
+        within = tuple(size // across[name] for name, size in sizes.items())
         grid = mesh_utils.create_hybrid_device_mesh(
-            (1, *shape[1:]), (sizes["slice"], *(1 for _ in shape[1:])), devices=devices
+            within, tuple(across.values()), devices=devices, allow_split_physical_axes=True
         )
     else:
         grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def make_rules(overrides: Sequence[tuple[str, tuple[str, ...]]] = ()) -> dict[str, tuple[str, ...]]:
-    """`LOGICAL_RULES` with rows replaced by `overrides` = ((logical axis, (mesh axis, ...)), ...).
+def _across_slices(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> dict[str, int]:
+    """By axis, how many of its parts lie in different slices; {} where that does not matter."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return {}
+    across, left = dict.fromkeys(sizes, 1), slices
+    for axis in BATCH_AXES:
+        across[axis] = math.gcd(sizes[axis], left)
+        left //= across[axis]
+    if left == 1:
+        return across
+    if devices[0].platform != "tpu":  # slow, but it works
+        return {}
+    shape = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    raise UserError(
+        f"config.mesh ({shape}): {slices} slices must divide slice x data x fsdp, for tensor and context stay within "
+        f"one; set config.mesh.slice={slices}"
+    )
+
+
+def make_rules(
+    overrides: Sequence[tuple[str, tuple[str, ...]]] = (), base: Rules | None = None
+) -> dict[str, tuple[str, ...]]:
+    """`LOGICAL_RULES`, or `base`, with rows replaced by `overrides` = ((logical axis, (mesh axis, ...)), ...).
 
     Raises:
       UserError: an override names a logical or mesh axis that does not exist.
     """
-    rules = dict(LOGICAL_RULES)
+    rules = dict(LOGICAL_RULES if base is None else base)
     for logical, mesh_axes in overrides:
         if logical not in rules:
             raise UserError(f"config.rules: {logical!r} is not a logical axis; {nearest(logical, LOGICAL_AXES)}")
@@ -152,6 +191,22 @@ def shardings_of(variables: Any, mesh: Mesh, rules: Rules) -> Any:
     leaves, treedef = jax.tree_util.tree_flatten_with_path(variables, is_leaf=_is_box)
     specs = (_leaf_spec(_path_name(path), leaf, mesh, rules) for path, leaf in leaves)
     return treedef.unflatten(NamedSharding(mesh, spec) for spec in specs)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogicalAxes:
+    """The logical axis of each dimension of an array, None where one is not named; a leaf of trees. (): none are."""
+
+    names: tuple[str | None, ...] = ()
+
+
+def logical_axes(variables: Any) -> Any:
+    """The `LogicalAxes` of every array of a tree whose leaves are boxed; the tree without boxes."""
+
+    def names(leaf: Any) -> LogicalAxes:
+        return LogicalAxes(tuple(leaf.names)) if _is_box(leaf) else LogicalAxes()
+
+    return jax.tree.map(names, variables, is_leaf=_is_box)
 
 
 def batch_sharding(mesh: Mesh, rules: Rules, axes: Sequence[str] = ("batch",)) -> NamedSharding:
@@ -220,6 +275,19 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _spec("an activation", x.shape, axes, mesh, rules)))
 
 
+def with_gradients_at(tree: Any, placement: Any) -> Any:
+    """The tree, whose gradients lie by `placement`, a tree of shardings; None: where the compiler puts them."""
+    if placement is None:
+        return tree
+
+    @jax.custom_vjp
+    def same(tree: Any) -> Any:
+        return tree
+
+    same.defvjp(lambda tree: (tree, None), lambda _, grads: (jax.lax.with_sharding_constraint(grads, placement),))
+    return same(tree)
+
+
 def partition(name: str, x: jax.Array, *axes: str | None) -> PartitionSpec:
     """How `constrain` with the same axes would split an array; whole outside `logical_context`.
 
@@ -269,22 +337,6 @@ def platform() -> str:
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
-def sharding_table(variables: Any, shardings: Any) -> str:
-    """One line an array: name, shape, dtype, partition, bytes on each device; then the totals."""
-    rows, total, local = [], 0, 0
-    leaves = jax.tree_util.tree_leaves_with_path(meta.unbox(variables))
-    for (path, leaf), sharding in zip(leaves, jax.tree_util.tree_leaves(shardings), strict=True):
-        item = np.dtype(leaf.dtype).itemsize
-        bytes_here = math.prod(sharding.shard_shape(leaf.shape)) * item
-        total += math.prod(leaf.shape) * item
-        local += bytes_here
-        shape = "x".join(map(str, leaf.shape)) or "scalar"
-        rows.append((_path_name(path), shape, str(leaf.dtype), _spec_text(sharding.spec), f"{bytes_here:,}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([*lines, f"total {total:,} bytes, {local:,} on each device"])
-
-
 def _leaf_spec(name: str, leaf: Any, mesh: Mesh, rules: Rules) -> PartitionSpec:
     return _spec(name, leaf.value.shape, leaf.names, mesh, rules) if _is_box(leaf) else PartitionSpec()
 
@@ -324,8 +376,3 @@ def _is_box(leaf: Any) -> bool:
 
 def _path_name(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
-
-
-def _spec_text(spec: PartitionSpec) -> str:
-    entries = ["-" if entry is None else "+".join((entry,) if isinstance(entry, str) else entry) for entry in spec]
-    return f"({', '.join(entries)})" if entries else "replicated"

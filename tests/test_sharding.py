@@ -1,5 +1,6 @@
 """The mesh, the table of logical axes and what it refuses."""
 
+import types
 from unittest import mock
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nextflow_jax import sharding
 from nextflow_jax.errors import UserError
@@ -105,8 +106,45 @@ def test_one_process_provides_the_whole_batch():
         sharding.local_part(rows, 6)
 
 
-def test_table_counts_bytes():
-    tree = boxed((4, 6), "embed", "mlp")
-    table = sharding.sharding_table(tree, sharding.shardings_of(tree, cube(), sharding.make_rules()))
-    assert "(fsdp, tensor)" in table
-    assert table.endswith("total 96 bytes, 24 on each device")
+def slices_of(count, platform):
+    """Eight devices in `count` slices, of no machine."""
+    return [
+        types.SimpleNamespace(id=i, slice_index=i * count // 8, platform=platform, device_kind="none", process_index=0)
+        for i in range(8)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "across"),
+    [
+        (MeshConfig(slice=2, data=1, fsdp=4), {"slice": 2}),
+        (MeshConfig(data=2, fsdp=4), {"data": 2}),
+        (MeshConfig(data=1, fsdp=8), {"fsdp": 2}),
+        (MeshConfig(slice=2, data=2, fsdp=2), {"slice": 2}),
+    ],
+)
+def test_the_outermost_axes_go_across_slices(config, across):
+    devices = slices_of(2, "cpu")
+    grid = sharding.make_mesh(config, devices).devices
+    for axis, name in enumerate(sharding.MESH_AXES):
+        parts = across.get(name, 1)
+        blocks = np.split(grid, parts, axis) if parts > 1 else [grid]
+        slices = [{device.slice_index for device in block.flat} for block in blocks]
+        assert slices == ([{0}, {1}] if parts > 1 else [{0, 1}])
+
+
+def test_tensor_stays_within_a_slice_of_tpus():
+    with pytest.raises(UserError, match="2 slices must divide.*config.mesh.slice=2"):
+        sharding.make_mesh(MeshConfig(data=1, tensor=8), slices_of(2, "tpu"))
+
+
+def test_gradients_lie_where_they_are_told_to():
+    mesh = cube()
+    placement = {"w": NamedSharding(mesh, PartitionSpec("data"))}
+
+    def gradients(w):
+        return jax.grad(lambda tree: jnp.sum(sharding.with_gradients_at(tree, placement)["w"] ** 2))({"w": w})
+
+    w = jax.device_put(jnp.arange(8.0), sharding.replicated(mesh))
+    assert jax.jit(gradients)(w)["w"].sharding.spec == PartitionSpec("data")
+    np.testing.assert_array_equal(jax.jit(gradients)(w)["w"], 2 * w)

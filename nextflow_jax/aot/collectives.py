@@ -16,6 +16,8 @@ KINDS = (
     *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute"),
     "collective-broadcast",
 )
+GATHER_BY_SUM = "all-gather as all-reduce"
+"""A gather that the TPU compiler does as a sum of arrays that are zero but for each device's part."""
 CROSS_SLICE = "send"
 """What the TPU compiler makes of communication between slices."""
 
@@ -39,12 +41,12 @@ class Collective:
     def wire_bytes(self) -> float:
         """Bytes that leave a device, each time."""
         share = (self.devices - 1) / self.devices if self.devices else 1.0
-        factor = {"all-reduce": 2.0}.get(self.kind, 1.0)
+        factor = 2.0 if self.kind in ("all-reduce", GATHER_BY_SUM) else 1.0
         return self.num_bytes * (1.0 if self.kind in ("collective-permute", CROSS_SLICE) else factor * share)
 
 
 def read_collectives(program: hlo.Program) -> list[Collective]:
-    """Every collective operation that a run executes."""
+    """Every collective operation that a run executes, but those of one device with itself."""
     found, seen = [], set()
     for step in hlo.executed(program):
         instruction = step.instruction
@@ -58,7 +60,7 @@ def read_collectives(program: hlo.Program) -> list[Collective]:
                 continue
             seen.add((kind, channel[1], step.loops))
         found.append(_read(program, step, kind))
-    return found
+    return [one for one in found if one.devices != 1]
 
 
 def summarise(collectives: Iterable[Collective]) -> dict[str, dict[str, int]]:
@@ -96,6 +98,8 @@ def _read(program: hlo.Program, step: hlo.Executed, kind: str) -> Collective:
         taken, devices = shapes[0][1] if shapes else 0, 0
     if kind == "all-reduce" and "all-reduce-scatter" in step.computation:
         kind = "reduce-scatter"
+    elif kind == "all-reduce" and all(_is_part(program, operands.get(name)) for name in instruction.operands):
+        kind = GATHER_BY_SUM
     source = re.search(r'op_name="([^"]*)"', instruction.attributes)
     return Collective(
         kind=kind,
@@ -105,3 +109,13 @@ def _read(program: hlo.Program, step: hlo.Executed, kind: str) -> Collective:
         loops=step.loops,
         source=source[1] if source else "",
     )
+
+
+def _is_part(program: hlo.Program, instruction: hlo.Instruction | None) -> bool:
+    """Whether an array is a part put into a larger one."""
+    if instruction is None:
+        return False
+    if instruction.opcode == "fusion":
+        called = re.search(r"calls=%?([\w.\-]+)", instruction.attributes)
+        return bool(called) and _is_part(program, program.computations[called[1]][-1])
+    return instruction.opcode == "dynamic-update-slice"

@@ -35,6 +35,8 @@ class CompiledProgram(NamedTuple):
     memory: Memory
     """Of a program that was refused: the compiler's count of its temporaries, and on top of them its arguments."""
     seconds: float
+    effort: float
+    """Of the compiler, see `compile_program`."""
     compiled: jax.stages.Compiled | None
     """None: refused, it does not fit."""
 
@@ -58,7 +60,7 @@ def compile_program(program: PlannedProgram, effort: float = 0.0) -> CompiledPro
             raise
         needed, _ = read_refusal(str(error))
         memory = Memory(program.argument_bytes, needed, program.argument_bytes + needed)
-        return CompiledProgram(memory, time.perf_counter() - begin, None)
+        return CompiledProgram(memory, time.perf_counter() - begin, effort, None)
     found = compiled.memory_analysis()
     memory = Memory(
         arguments=found.argument_size_in_bytes,
@@ -66,7 +68,7 @@ def compile_program(program: PlannedProgram, effort: float = 0.0) -> CompiledPro
         peak=found.peak_memory_in_bytes,
         host=found.host_temp_size_in_bytes + found.host_argument_size_in_bytes,
     )
-    return CompiledProgram(memory, time.perf_counter() - begin, compiled)
+    return CompiledProgram(memory, time.perf_counter() - begin, effort, compiled)
 
 
 def read_refusal(message: str) -> tuple[int, int]:

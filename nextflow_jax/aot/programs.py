@@ -66,9 +66,9 @@ def training_step(experiment: Experiment, topology: Topology) -> PlannedProgram:
     faults = experiment.device_faults(len(topology.devices))
     preflight(experiment, extra=[dataclasses.replace(fault, field=f"config.{fault.field}") for fault in faults])
     mesh = sharding.make_mesh(experiment.mesh, topology.devices)
-    rules = sharding.make_rules(experiment.rules)
     train = experiment.train
-    layout = make_layout(task, experiment.optimizer, train.steps, mesh, rules)
+    layout = make_layout(task, experiment.optimizer, train.steps, mesh, experiment.state_rules())
+    rules = layout.rules
     spec = max(task.batch_specs(), key=_elements)
     with sharding.logical_context(mesh, rules):
         norms_every = train.log_every if train.norms else 0

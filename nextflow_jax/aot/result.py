@@ -52,6 +52,7 @@ def describe(
         "step_seconds_estimate": seconds,
         "mfu_bound": seconds and roofline.mfu_bound(program.model_flops, topology.chips, chip, seconds),
         "compile_seconds": round(compiled.seconds, 1),
+        "compile_effort": compiled.effort,
         "fits": fits,
         "mesh": dict(program.mesh),
         "copies": program.copies,

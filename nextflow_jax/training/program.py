@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from nextflow_jax import sharding
+from nextflow_jax.sharding_table import PlacedArray, placed_arrays, table_of, whole_on_every_device
 from nextflow_jax.training.progress import Progress
 from nextflow_jax.training.settings import Experiment
 from nextflow_jax.training.state import StateLayout, make_layout, num_parameters
@@ -16,6 +17,9 @@ from nextflow_jax.training.step import CompiledStep, compile_step
 from nextflow_jax.training.task import Task
 
 SHARDING_FILE = "sharding.txt"
+
+LARGE_ARRAY = 2**26
+"""Bytes from which on an array that no axis splits is worth a line."""
 
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -54,9 +58,8 @@ def build_program(
 ) -> Program:
     """Lays the state out over the mesh and compiles the steps; reports both, the full table in `sharding.txt`."""
     mesh = sharding.make_mesh(experiment.mesh, devices)
-    rules = sharding.make_rules(experiment.rules)
-    layout = make_layout(task, experiment.optimizer, experiment.train.steps, mesh, rules)
-    sharding.local_part(sharding.batch_sharding(mesh, rules), experiment.train.batch_size)
+    layout = make_layout(task, experiment.optimizer, experiment.train.steps, mesh, experiment.state_rules())
+    sharding.local_part(sharding.batch_sharding(mesh, layout.rules), experiment.train.batch_size)
     begin = time.perf_counter()
     train = experiment.train
     norms_every = train.log_every if train.norms else 0
@@ -66,15 +69,27 @@ def build_program(
         model_flops = task.flops_per_step(layout.abstract.params, spec)
         steps[_shapes(spec)] = StepProgram(compiled, model_flops, task.tokens_per_step(spec))
     seconds = time.perf_counter() - begin
+    arrays = placed_arrays(layout.abstract, layout.axes, layout.shardings)
     if jax.process_index() == 0:
-        table = sharding.sharding_table(layout.abstract.params, layout.shardings.params)
-        (workdir / SHARDING_FILE).write_text(table + "\n", encoding="utf-8")
+        (workdir / SHARDING_FILE).write_text(table_of(arrays) + "\n", encoding="utf-8")
     shape = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1) or "one device"
     total, frozen = num_parameters(layout.abstract.params), layout.optimizer.split(layout.abstract.params)[1]
     progress.say(f"mesh: {shape}; {total:,} parameters, {num_parameters(frozen):,} of them frozen")
-    for line in _describe(list(steps.values()), seconds):
+    for line in (*_unsplit(arrays, mesh), *_describe(list(steps.values()), seconds)):
         progress.say(line)
     return Program(layout, steps)
+
+
+def _unsplit(arrays: Sequence[PlacedArray], mesh: jax.sharding.Mesh) -> list[str]:
+    """A line on large arrays that lie whole on every device, though the mesh is there to split the state."""
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
+        return []
+    whole = whole_on_every_device(arrays, LARGE_ARRAY)
+    if not whole:
+        return []
+    names = ", ".join(f"{row.name} {'x'.join(map(str, row.shape))}" for row in whole[:3])
+    total = sum(row.num_bytes for row in whole) / 2**20
+    return [f"{total:,.0f} MiB lie whole on each of {mesh.size} devices: {names}; config.rules splits them"]
 
 
 def _describe(steps: Sequence[StepProgram], seconds: float) -> list[str]:

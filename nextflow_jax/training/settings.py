@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from nextflow_jax.config import Fault
 from nextflow_jax.distributed import DistributedConfig
 from nextflow_jax.errors import UserError
-from nextflow_jax.sharding import BATCH_AXES, MeshConfig, make_rules
+from nextflow_jax.sharding import BATCH_AXES, MeshConfig, StateRules, make_rules
 from nextflow_jax.training.optimizer import OptimizerConfig
 from nextflow_jax.training.profile import ProfileConfig
 from nextflow_jax.training.published_start import PublishedStart
@@ -66,6 +66,12 @@ class Experiment:
     mesh: MeshConfig = MeshConfig()
     rules: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Rows of sharding.LOGICAL_RULES to replace: (logical axis, mesh axes)."""
+    optimizer_rules: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Rows to replace beyond these for the optimizer's moments and the moving average. Parameters whole and moments
+    split, e.g. (("embed", ("data",)),) on a mesh of data alone, is what ZeRO (arXiv 1910.02054) calls stage 1."""
+    gradient_rules: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Likewise for the gradients: with the same rows as optimizer_rules, stage 2. (All three split, by the axis fsdp of
+    the mesh, is stage 3 and needs neither.)"""
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     init_from: InitFromConfig = InitFromConfig()
@@ -79,14 +85,20 @@ class Experiment:
 
     def faults(self) -> Iterator[Fault]:
         """The rules between groups that this experiment breaks, whatever the devices and files."""
-        try:
-            make_rules(self.rules)
-        except UserError as error:
-            yield Fault("rules", self.rules, str(error), "see nextflow_jax/sharding.py")
+        for name in ("rules", "optimizer_rules", "gradient_rules"):
+            try:
+                make_rules(getattr(self, name))
+            except UserError as error:
+                yield Fault(name, getattr(self, name), str(error), "see nextflow_jax/sharding.py")
         reason = self.needs_whole_batch() if self.train.accumulate > 1 else ""
         if reason:
             fix = "use 1; for memory, remat, or more devices"
             yield Fault("train.accumulate", self.train.accumulate, reason, fix)
+
+    def state_rules(self) -> StateRules:
+        """Where parameters, moments and gradients lie."""
+        rules = make_rules(self.rules)
+        return StateRules(rules, make_rules(self.optimizer_rules, rules), make_rules(self.gradient_rules, rules))
 
     def needs_whole_batch(self) -> str:
         """Why the loss of this experiment is not the mean of those of a batch's parts; empty: it is."""

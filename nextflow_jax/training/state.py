@@ -43,51 +43,65 @@ class StateLayout:
     optimizer: Optimizer
     boxed: Any
     """Abstract variables of `Task.init` with their logical axis names."""
+    axes: TrainState
+    """`sharding.LogicalAxes` of every array."""
+    gradients: Any
+    """The shardings of the trained parameters' gradients; None where they are those of the parameters."""
     abstract: TrainState
     """`jax.ShapeDtypeStruct` leaves that carry their shardings."""
     shardings: TrainState
 
 
-def make_layout(task: Task, config: OptimizerConfig, steps: int, mesh: Mesh, rules: sharding.Rules) -> StateLayout:
-    """Traces `task.init` and lays the whole state out over the mesh; optimizer state and EMA follow their parameters.
+def make_layout(
+    task: Task, config: OptimizerConfig, steps: int, mesh: Mesh, rules: sharding.Rules | sharding.StateRules
+) -> StateLayout:
+    """Traces `task.init` and lays the whole state out over the mesh.
+
+    Args:
+      task: what is trained.
+      config: of the optimizer.
+      steps: length of the run.
+      mesh: where.
+      rules: one table, which optimizer state, EMA and gradients follow, or one for each of them.
 
     Raises:
       UserError: a dimension that the mesh does not divide, or a freeze pattern without a match.
     """
+    rules = rules if isinstance(rules, sharding.StateRules) else sharding.StateRules.alike(rules)
     boxed = jax.eval_shape(task.init, stream_key(0, "init"))
-    placed = dict(sharding.shardings_of(boxed, mesh, rules))
-    abstract = dict(meta.unbox(boxed))
-    params, param_shardings = abstract.pop("params"), placed.pop("params")
-    optimizer = make_optimizer(config, steps, params)
-    trained, trained_shardings = optimizer.split(params)[0], optimizer.split(param_shardings)[0]
+    variables, axes = dict(meta.unbox(boxed)), sharding.logical_axes(boxed)
+    optimizer = make_optimizer(config, steps, variables["params"])
+    trained = optimizer.split(variables["params"])[0]
     opt_state = jax.eval_shape(optimizer.transform.init, trained)
-    everywhere = sharding.replicated(mesh)
-    opt_shardings = optax.tree_utils.tree_map_params(
-        optimizer.transform,
-        lambda _, placement: placement,
-        opt_state,
-        trained_shardings,
-        transform_non_params=lambda _: everywhere,
+
+    def trained_by(table: sharding.Rules) -> Any:
+        return optimizer.split(sharding.shardings_of(boxed["params"], mesh, table))[0]
+
+    def state_of(variables: Any, moments: Any, other: Any) -> TrainState:
+        """The state with what is known of variables, of what is kept of each, and of the rest, in its place."""
+        rest = dict(variables)
+        kept = optax.tree_utils.tree_map_params(
+            optimizer.transform, lambda _, known: known, opt_state, moments, transform_non_params=lambda _: other
+        )
+        ema = moments if config.ema_decay > 0 else {}
+        return TrainState(step=other, params=rest.pop("params"), variables=rest, opt_state=kept, ema=ema)
+
+    placed = sharding.shardings_of(boxed, mesh, rules.params)
+    shardings = state_of(placed, trained_by(rules.optimizer), sharding.replicated(mesh))
+    shapes = dataclasses.replace(state_of(variables, trained, jax.ShapeDtypeStruct((), jnp.int32)), opt_state=opt_state)
+    abstract = jax.tree.map(
+        lambda leaf, placement: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), shapes, shardings
     )
-    keeps_ema = config.ema_decay > 0
-    state = TrainState(
-        step=jax.ShapeDtypeStruct((), jnp.int32),
-        params=params,
-        variables=abstract,
-        opt_state=opt_state,
-        ema=trained if keeps_ema else {},
+    return StateLayout(
+        mesh=mesh,
+        rules=rules.params,
+        optimizer=optimizer,
+        boxed=boxed,
+        axes=state_of(axes, optimizer.split(axes["params"])[0], sharding.LogicalAxes()),
+        gradients=None if rules.gradients == rules.params else trained_by(rules.gradients),
+        abstract=abstract,
+        shardings=shardings,
     )
-    shardings = TrainState(
-        step=everywhere,
-        params=param_shardings,
-        variables=placed,
-        opt_state=opt_shardings,
-        ema=trained_shardings if keeps_ema else {},
-    )
-    state = jax.tree.map(
-        lambda leaf, placement: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), state, shardings
-    )
-    return StateLayout(mesh, rules, optimizer, boxed, state, shardings)
 
 
 def init_state(

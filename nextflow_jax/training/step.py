@@ -47,7 +47,7 @@ class CompiledStep:
 
 
 def make_train_step(
-    task: Task, optimizer: Optimizer, seed: int, accumulate: int = 1, norms_every: int = 0
+    task: Task, optimizer: Optimizer, seed: int, accumulate: int = 1, norms_every: int = 0, gradients: Any = None
 ) -> TrainStep:
     """The training step as a pure function; `accumulate` parts of the batch one after another, see `whole_gradients`.
 
@@ -57,6 +57,8 @@ def make_train_step(
 
     Every `norms_every` steps (0: never) the metrics have the norms of `step_norms`, in others these weigh nothing and
     cost nothing.
+
+    `gradients` are the shardings of the trained parameters' gradients, None for those that the compiler chooses.
     """
 
     def train_step(state: TrainState, constants: Any, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
@@ -64,7 +66,8 @@ def make_train_step(
         key = stream_key(seed, "loss", state.step)
 
         def loss_of(trained: Any, rows: dict[str, jax.Array], key: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-            return task.loss(merge_params(trained, frozen), state.variables, constants, rows, key, state.step)
+            params = merge_params(sharding.with_gradients_at(trained, gradients), frozen)
+            return task.loss(params, state.variables, constants, rows, key, state.step)
 
         loss, metrics, variables, grads = whole_gradients(
             loss_of, task.loss_weight, trained, state.variables, batch, key, accumulate
@@ -120,7 +123,7 @@ def trace_step(
     everywhere = sharding.replicated(layout.mesh)
     batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows) for name, array in spec.items()}
     step = jax.jit(
-        make_train_step(task, layout.optimizer, seed, accumulate, norms_every),
+        make_train_step(task, layout.optimizer, seed, accumulate, norms_every, layout.gradients),
         in_shardings=(layout.shardings, everywhere, rows),
         out_shardings=(layout.shardings, everywhere),
         donate_argnums=0,

@@ -86,14 +86,15 @@ def sharding_rows(experiment):
     import jax
 
     from nextflow_jax import sharding
+    from nextflow_jax.sharding_table import sharding_table
 
     mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=2, tensor=2), jax.devices()[:8])
     variables = abstract_variables(experiment)
     placed = sharding.shardings_of(variables, mesh, sharding.make_rules(experiment.rules))
-    table = sharding.sharding_table(variables, placed).splitlines()
+    table = sharding_table(variables, placed).splitlines()
     rows = {}
     for line in table[:-1]:
-        name, shape, _, rest = line.split(maxsplit=3)
+        name, shape, _, _, rest = line.split(maxsplit=4)
         rows[name] = f"{shape} {rest.rsplit(maxsplit=1)[0].rstrip()}"
     return rows | {"": table[-1]}
 
