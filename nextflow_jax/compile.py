@@ -3,11 +3,13 @@
 import argparse
 import json
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import serialize_executable
 
 from nextflow_jax import command
 from nextflow_jax.aot.advice import Situation, advise
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     result = describe(program, compiled, topology, read_program(compiled))
     if compiled.compiled is not None:
         _write(options, program, compiled)
-    _print_line(result)
+    _print_line({"command": shlex.join(["python", "-m", "nextflow_jax.compile", *arguments]), **result})
     if not result["fits"]:
         raise DoesNotFit(_what_to_change(experiment, program, compiled, topology))
 
@@ -111,10 +113,14 @@ def _write(options: argparse.Namespace, program: PlannedProgram, compiled: Compi
         (folder / f"{program.name}.stablehlo.txt").write_text(program.lowered.as_text(), encoding="utf-8")
         (folder / f"{program.name}.hlo.txt").write_text(compiled.compiled.as_text(), encoding="utf-8")
     if options.save:
-        from jax.experimental import serialize_executable
+        save_executable(pathlib.Path(options.save), compiled.compiled)
 
-        executable, _, _ = serialize_executable.serialize(compiled.compiled)
-        pathlib.Path(options.save).write_bytes(executable)
+
+def save_executable(path: pathlib.Path, compiled: jax.stages.Compiled) -> None:
+    """Writes an executable. `serialize_executable.deserialize_and_load` takes its bytes, on the devices it is for, with
+    the trees `in_tree` and `out_tree` of the same program, lowered there."""
+    executable, _, _ = serialize_executable.serialize(compiled)
+    path.write_bytes(executable)
 
 
 def _print_line(value: dict[str, Any]) -> None:

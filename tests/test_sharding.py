@@ -1,6 +1,5 @@
 """The mesh, the table of logical axes and what it refuses."""
 
-import types
 from unittest import mock
 
 import flax.linen as nn
@@ -108,10 +107,8 @@ def test_one_process_provides_the_whole_batch():
 
 def slices_of(count, platform):
     """Eight devices in `count` slices, of no machine."""
-    return [
-        types.SimpleNamespace(id=i, slice_index=i * count // 8, platform=platform, device_kind="none", process_index=0)
-        for i in range(8)
-    ]
+    kind = {"platform": platform, "device_kind": "none", "process_index": 0}
+    return [mock.Mock(spec=jax.Device, id=i, slice_index=i * count // 8, **kind) for i in range(8)]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ reduction takes. `wire_bytes` is what leaves a device when it is done as a ring:
 the wire, for the TPU's own algorithms differ by size and topology.
 """
 
+import collections
 import dataclasses
 import math
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from nextflow_jax.aot import hlo
 
@@ -72,6 +74,18 @@ def summarise(collectives: Iterable[Collective]) -> dict[str, dict[str, int]]:
         total["bytes"] += one.times * one.num_bytes
         total["wire_bytes"] += round(one.times * one.wire_bytes)
     return dict(sorted(totals.items()))
+
+
+def largest(collectives: Iterable[Collective], count: int) -> list[dict[str, Any]]:
+    """The `count` operations that are about most bytes in a run; those that differ in name alone are one."""
+    times: collections.Counter[tuple[Any, ...]] = collections.Counter()
+    for one in collectives:
+        times[(one.kind, one.devices, one.num_bytes, one.loops, one.source)] += one.times
+    ordered = sorted(times.items(), key=lambda item: -item[0][2] * item[1])[:count]
+    return [
+        {"kind": kind, "devices": devices, "count": times, "bytes_each": size, "loops": list(loops), "source": source}
+        for (kind, devices, size, loops, source), times in ordered
+    ]
 
 
 def group_size(instruction: hlo.Instruction, devices: int) -> int:

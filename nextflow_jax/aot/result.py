@@ -5,7 +5,7 @@ from typing import Any
 
 from nextflow_jax import __version__
 from nextflow_jax.aot import hlo, roofline
-from nextflow_jax.aot.collectives import CROSS_SLICE, Collective, read_collectives, summarise
+from nextflow_jax.aot.collectives import CROSS_SLICE, Collective, largest, read_collectives, summarise
 from nextflow_jax.aot.compiling import CompiledProgram
 from nextflow_jax.aot.programs import PlannedProgram
 from nextflow_jax.aot.topology import Topology
@@ -13,6 +13,9 @@ from nextflow_jax.aot.topology import Topology
 ATTENDED = 0.5
 """Share of an attention kernel's blocks that is taken to be computed: kernels skip what no range touches, which in a
 row of one causal document is half; several documents in a row have less."""
+
+LISTED = 12
+"""Of the largest collectives."""
 
 
 def describe(
@@ -58,6 +61,7 @@ def describe(
         "copies": program.copies,
         "settings": dict(program.settings),
         "roofline": None if seconds is None else _roofline(program, work, estimate, topology),
+        "largest_collectives": largest(collectives, LISTED),
         "assumed": dict(program.assumed),
         "versions": versions(),
     }

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nextflow_jax.aot import hlo
-from nextflow_jax.aot.collectives import group_size, read_collectives, summarise
+from nextflow_jax.aot.collectives import group_size, largest, read_collectives, summarise
 from tests.aot.small_hlo import NESTED, PIECES
 
 
@@ -17,6 +17,17 @@ def test_loops_groups_and_rings():
         "all-gather": {"count": 15, "bytes": gathered, "wire_bytes": gathered * 7 // 8},
         "all-reduce": {"count": 1, "bytes": 4, "wire_bytes": 2 * 4 * 3 // 4},
     }
+
+
+def test_the_largest():
+    program = hlo.parse(NESTED)
+    (first, second) = largest(read_collectives(program), 5)
+    assert (first["kind"], first["count"], first["bytes_each"], first["loops"]) == (
+        *("all-gather", 15, 64 * 64 * 2),
+        ["while x5", "while x3"],
+    )
+    assert second["kind"] == "all-reduce"
+    assert largest(read_collectives(program), 1) == [first]
 
 
 def test_pieces_of_one_operation_count_once():
