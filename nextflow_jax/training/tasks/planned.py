@@ -4,6 +4,7 @@ Whoever compiles ahead of time has no shards, pictures or weights at hand. What 
 `assumed` of `PlannedTask` tells; what it must say and does not is a UserError.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,7 +64,9 @@ class _PlannedDecoder(DecoderTask):
     def _make_spec(self) -> BatchSpec:
         experiment, vocabulary = self._experiment, self._experiment.model.vocabulary
         sequence = experiment.pipeline.sequence
-        nothing = flatten([TextSegment(np.empty(0, np.int32))], vocabulary, sequence, bos=False, eos=False)
+        # Features are made from codes by the tokenizer, which is not at hand; a row without positions needs none.
+        plain = dataclasses.replace(sequence, inputs="residual")
+        nothing = flatten([TextSegment(np.empty(0, np.int32))], vocabulary, plain, bos=False, eos=False)
         arrays = pack_row([nothing], experiment.pipeline.row_length, vocabulary).arrays()
         if sequence.inputs == "accumulated":
             arrays["vision_features"] = np.zeros(

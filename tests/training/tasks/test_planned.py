@@ -1,5 +1,7 @@
 """Planned tasks have the shapes of the real ones, which opened their files."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -43,9 +45,11 @@ def test_sizes_that_shards_decide_must_be_given():
 def test_the_dual_encoder(monkeypatch):
     small.register_drawn(monkeypatch)
     experiment = small.contrastive()
-    planned, assumed = plan_task(experiment)
-    same_shapes(planned, make_task(experiment))
-    assert assumed == {"text": "its tokenizer has text.vocab_size = 300 ids"}
+    real = make_task(experiment)
+    text = dataclasses.replace(experiment.text, vocab_size=real.text_tokenizer.size)
+    planned, assumed = plan_task(dataclasses.replace(experiment, text=text))
+    same_shapes(planned, real)
+    assert assumed == {"text": f"its tokenizer has text.vocab_size = {text.vocab_size} ids"}
 
 
 def test_the_tokenizer_without_its_teacher():
