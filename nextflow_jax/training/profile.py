@@ -53,9 +53,7 @@ class Profiler:
         mine = not config.processes or jax.process_index() in config.processes
         self._steps = frozenset(config.steps if mine else ())
         self._length = config.length
-        # Processes of one machine would write the same file.
-        part = f"process_{jax.process_index()}" if jax.process_count() > 1 else ""
-        self._folder = workdir / FOLDER / part
+        self._folder = workdir / FOLDER
         self._say = say
         self._asked = False
         self._first: int | None = None
@@ -84,7 +82,7 @@ class Profiler:
             # libtpu, installed without a TPU, would ask a server that is not there about the machine for two minutes.
             os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         try:
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(self._place(step))
             self._first = step
         except (OSError, RuntimeError) as error:
             self._say(f"no profile from step {step} on: {error}")
@@ -98,9 +96,14 @@ class Profiler:
         first, self._first = self._first, None
         try:
             jax.profiler.stop_trace()
-            self._say(f"profile of {self._length} steps from step {first} on: {self._folder}")
+            self._say(f"profile of {self._length} steps from step {first} on: {self._place(first)}")
         except (OSError, RuntimeError) as error:
             self._say(f"the profile from step {first} on is lost: {error}")
+
+    def _place(self, step: int) -> pathlib.Path:
+        """A folder of its own: files are named by host and second, which windows and processes may share."""
+        process = f"process_{jax.process_index()}" if jax.process_count() > 1 else ""
+        return self._folder / f"step_{step:06d}" / process
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
         self._asked = True
