@@ -37,7 +37,8 @@ language tower. Its text tokenizer is trained with the first shards; later extra
 Cost: published size: about 6 x 7.85e9 x 5.6e12 = 2.6e23 FLOPs in weights alone; at 50% of 459 TFLOP/s some 320,000
 chip-hours of v5p. Toy: sized for a minute a stage on two CPU cores.
 
-Result: not run at full size; its arrays are laid out over simulated devices and the chain is trained tiny in the tests.
+Result: not run at full size; its arrays are laid out over simulated devices, its steps compiled for pods of TPUs
+(`experiments/nextflow/compiled/README.md`: they fit), and the chain is trained tiny in the tests.
 """
 
 from typing import NamedTuple
