@@ -1,6 +1,7 @@
 """The stages of the published decoder: Table 2's figures, and the whole chain trained tiny, stage after stage."""
 
 import io
+import json
 
 import jax
 import jax.numpy as jnp
@@ -136,3 +137,25 @@ def differing(ours, theirs):
              jax.tree_util.tree_leaves_with_path(tree)} for tree in (ours, theirs)]  # fmt: skip
     assert flat[0].keys() == flat[1].keys()
     return {name for name in flat[0] if not np.array_equal(flat[0][name], flat[1][name])}
+
+
+COMPILED = sorted((ROOT / "experiments" / "nextflow" / "compiled").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", COMPILED, ids=lambda file: file.stem)
+def test_the_compiled_steps_fit_and_gather_no_head_in_a_loop(file):
+    """What nextflow_jax.compile said of the published size; the folder's README explains the figures."""
+    result = json.loads(file.read_text())
+    assert result["fits"]
+    assert result["hbm"]["headroom"] >= 0.1 * result["hbm"]["limit"]
+    assert not any("all-to-all" in kind for kind in result["collectives"])
+    stage = file.stem.rpartition("_v")[0]
+    model = build_experiment(load_experiment(f"{FILE}:{stage}")).model
+    head = 2 * model.width * model.vocabulary.size
+    of_loops = [one for one in result["largest_collectives"] if one["loops"]]
+    assert of_loops
+    assert max(one["bytes_each"] for one in of_loops) < head / 4
+
+
+def test_there_is_a_compiled_step_for_every_pod_that_is_promised():
+    assert len(COMPILED) == 6

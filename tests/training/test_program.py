@@ -1,0 +1,26 @@
+"""What is said before the first step."""
+
+import dataclasses
+import io
+
+import jax
+
+from nextflow_jax.sharding import MeshConfig
+from nextflow_jax.training import program
+from nextflow_jax.training.progress import Progress
+from tests.training.toy import ToyTask, toy_experiment
+
+
+def said(tmp_path, mesh):
+    stream = io.StringIO()
+    experiment = dataclasses.replace(toy_experiment(), mesh=mesh)
+    program.build_program(experiment, ToyTask(), jax.devices(), tmp_path, Progress("toy", 0, 10, stream))
+    return stream.getvalue()
+
+
+def test_large_arrays_that_nothing_splits_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "LARGE_ARRAY", 32)
+    text = said(tmp_path, MeshConfig(data=2, fsdp=4))
+    assert "MiB lie whole on each of 8 devices: " in text and "second/kernel 8x2" in text
+    table = (tmp_path / program.SHARDING_FILE).read_text()
+    assert "embed,mlp" in table and "opt_state/1/nu/first/kernel" in table
