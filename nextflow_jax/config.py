@@ -58,19 +58,20 @@ def to_plain_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_config_dict(cls: type[ConfigT], values: Any, prefix: str = "config") -> ConfigT:
+def from_config_dict(cls: type[ConfigT], values: Any, prefix: str = "config", fill: bool = False) -> ConfigT:
     """Turns a ConfigDict, or a plain dictionary read from JSON, into the frozen dataclass `cls`.
 
     Args:
       cls: a dataclass whose fields are bool, int, float, str, tuples of these (nested), or dataclasses.
       values: a ConfigDict or dictionary with exactly the fields of `cls`.
       prefix: the full name of `values`, used in messages.
+      fill: fields that are missing take their defaults. Only for what a run saved, which may be older than the fields.
 
     Raises:
       UserError: names every unknown, missing or mistyped key in one message.
     """
     faults: list[str] = []
-    result = _build(cls, values, prefix, faults)
+    result = _build(cls, values, prefix, faults, fill)
     if faults:
         raise UserError("; ".join(faults))
     return result
@@ -199,8 +200,9 @@ def _read_value(name: str, text: str, current: Any) -> Any:
     return value
 
 
-def _build(cls: type, values: Any, prefix: str, faults: list[str]) -> Any:
+def _build(cls: type, values: Any, prefix: str, faults: list[str], fill: bool) -> Any:
     hints = typing.get_type_hints(cls)
+    optional = {field.name for field in dataclasses.fields(cls) if fill and _has_default(field)}
     names = [field.name for field in dataclasses.fields(cls)]
     if not hasattr(values, "keys"):
         faults.append(f"{prefix} = {values!r}: expects a group of keys ({', '.join(names)})")
@@ -210,19 +212,23 @@ def _build(cls: type, values: Any, prefix: str, faults: list[str]) -> Any:
             faults.append(f"{prefix}.{key} is not a configuration key; {nearest(key, names)}")
     arguments = {}
     for name in names:
-        if name not in values:
+        if name in values:
+            arguments[name] = _convert(hints[name], values[name], f"{prefix}.{name}", faults, fill)
+        elif name not in optional:
             faults.append(f"{prefix}.{name} is missing")
-            continue
-        arguments[name] = _convert(hints[name], values[name], f"{prefix}.{name}", faults)
     return None if faults else cls(**arguments)
 
 
-def _convert(hint: Any, value: Any, name: str, faults: list[str]) -> Any:
+def _has_default(field: dataclasses.Field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _convert(hint: Any, value: Any, name: str, faults: list[str], fill: bool) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, name, faults)
+        return _build(hint, value, name, faults, fill)
     origin = typing.get_origin(hint)
     if origin is tuple and isinstance(value, list | tuple):
-        return _convert_tuple(typing.get_args(hint), value, name, faults)
+        return _convert_tuple(typing.get_args(hint), value, name, faults, fill)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     expected = origin or hint
@@ -232,12 +238,12 @@ def _convert(hint: Any, value: Any, name: str, faults: list[str]) -> Any:
     return value
 
 
-def _convert_tuple(items: tuple, value: Sequence[Any], name: str, faults: list[str]) -> tuple:
+def _convert_tuple(items: tuple, value: Sequence[Any], name: str, faults: list[str], fill: bool) -> tuple:
     hints = [items[0]] * len(value) if len(items) == 2 and items[1] is Ellipsis else list(items)
     if len(hints) != len(value):
         faults.append(f"{name} = {value!r}: expects {len(hints)} entries")
         return ()
-    return tuple(_convert(hint, item, f"{name}[{i}]", faults) for i, (hint, item) in enumerate(zip(hints, value)))
+    return tuple(_convert(hint, item, f"{name}[{i}]", faults, fill) for i, (hint, item) in enumerate(zip(hints, value)))
 
 
 def _walk_faults(config: Any, prefix: str) -> Iterator[Fault]:

@@ -9,7 +9,8 @@ from nextflow_jax.bundle import Bundle, DecoderPart, load_bundle, save_bundle
 from nextflow_jax.convert.hf_folder import save_folder
 from nextflow_jax.convert.qwen2_5 import open_checkpoint
 from nextflow_jax.errors import UserError, run_entry_point
-from nextflow_jax.training.checkpoint import Restored, restore_variables
+from nextflow_jax.training.averaging import AVERAGED, average_checkpoints
+from nextflow_jax.training.checkpoint import Restored
 from nextflow_jax.training.experiment import DecoderExperiment, TokenizerExperiment, build_experiment
 from nextflow_jax.training.tasks.decoder import TOKENIZER_FOLDER
 from nextflow_jax.vision.adversarial import without_players
@@ -36,33 +37,43 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     parser.add_argument("--out", required=True, metavar="DIR", help="made when it is not there")
     parser.add_argument("--step", type=int, help="which checkpoint; the newest when not given")
+    parser.add_argument(
+        "--average",
+        type=int,
+        default=1,
+        metavar="N",
+        help="the mean of the weights of it and the N - 1 before (default: 1)",
+    )
     parser.add_argument("--format", default="bundle", choices=FORMATS, help="default: bundle")
     parser.add_argument("--source", metavar="DIR", help="for hf: the folder whose kind of checkpoint is written")
     options = parser.parse_args(arguments)
     if options.format == "hf":
-        dtype = export_hf(options.workdir, options.out, options.step, options.source)
+        dtype = export_hf(options.workdir, options.out, options.step, options.source, options.average)
         print(f"{options.out}: {options.workdir} in Hugging Face layout, {dtype}")
         return
     if options.source:
         raise UserError(f"--source {options.source}: is for --format hf; leave it out")
-    path = export_run(options.workdir, options.out, options.step)
+    path = export_run(options.workdir, options.out, options.step, options.average)
     print(f"{path}: bundle of {options.workdir}")
 
 
-def export_run(workdir: str | pathlib.Path, out: str | pathlib.Path, step: int | None = None) -> pathlib.Path:
+def export_run(
+    workdir: str | pathlib.Path, out: str | pathlib.Path, step: int | None = None, average: int = 1
+) -> pathlib.Path:
     """Writes the bundle of a run.
 
     Args:
       workdir: of a decoder or tokenizer run.
       out: the bundle's folder.
       step: which checkpoint; the newest when None.
+      average: the mean of the weights of so many, up to that one.
 
     Raises:
       UserError: no such checkpoint, a run of another kind, tokenizers that are not those the run was trained with, or
         an `out` that holds something else.
     """
-    restored = restore_variables(workdir, step)
-    experiment = build_experiment(restored.config)
+    restored = average_checkpoints(workdir, average, step)
+    experiment = build_experiment(restored.config, saved=True)
     if isinstance(experiment, TokenizerExperiment):
         return save_bundle(out, vision_tokenizer=codec_of_run(restored), origin=_origin(restored))
     if not isinstance(experiment, DecoderExperiment):
@@ -90,6 +101,7 @@ def export_hf(
     out: str | pathlib.Path,
     step: int | None = None,
     source: str | pathlib.Path | None = None,
+    average: int = 1,
 ) -> str:
     """Writes a decoder run as a Hugging Face folder; see nextflow_jax/convert/hf_folder.py.
 
@@ -98,6 +110,7 @@ def export_hf(
       out: the folder.
       step: which checkpoint; the newest when None.
       source: a folder whose kind of checkpoint is written; None: Qwen2.
+      average: the mean of the weights of so many checkpoints, up to that one.
 
     Returns:
       The dtype of the weights.
@@ -105,8 +118,8 @@ def export_hf(
     Raises:
       UserError: as `export_run`; or the decoder is of another shape than Qwen2 or the source.
     """
-    restored = restore_variables(workdir, step)
-    experiment = build_experiment(restored.config)
+    restored = average_checkpoints(workdir, average, step)
+    experiment = build_experiment(restored.config, saved=True)
     if not isinstance(experiment, DecoderExperiment):
         raise UserError(f"{workdir}: a run of kind {experiment.kind!r} is no language model; give a decoder run")
     return save_folder(
@@ -139,7 +152,7 @@ def codec_of_run(restored: Restored) -> VisionTokenizerCodec:
     Raises:
       UserError: a run of another kind.
     """
-    experiment = build_experiment(restored.config)
+    experiment = build_experiment(restored.config, saved=True)
     if not isinstance(experiment, TokenizerExperiment):
         raise UserError(
             f"a run of kind {experiment.kind!r} holds no vision tokenizer; give a tokenizer run or a bundle"
@@ -149,7 +162,9 @@ def codec_of_run(restored: Restored) -> VisionTokenizerCodec:
 
 def _origin(restored: Restored) -> dict[str, Any]:
     config, meta = restored.config, restored.meta
-    return {"kind": config["kind"], "name": config["name"], "step": meta["step"], "fingerprints": meta["fingerprints"]}
+    averaged = {name: meta[name] for name in (AVERAGED,) if name in meta}
+    origin = {"kind": config["kind"], "name": config["name"], "step": meta["step"], **averaged}
+    return {**origin, "fingerprints": meta["fingerprints"]}
 
 
 if __name__ == "__main__":

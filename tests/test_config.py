@@ -74,6 +74,15 @@ def test_all_faults_are_reported_at_once_with_full_names():
         assert part in message
 
 
+def test_what_an_older_version_saved_is_filled_up():
+    saved = {"steps": 5, "inner": {"sizes": [[1, 2]]}}
+    assert from_config_dict(Outer, saved, fill=True) == Outer(steps=5, inner=Inner(sizes=((1, 2),)))
+    with pytest.raises(UserError, match="config.inner.rate is missing"):
+        from_config_dict(Outer, saved)
+    with pytest.raises(UserError, match="config.stesp is not a configuration key"):
+        from_config_dict(Outer, {"stesp": 1}, fill=True)
+
+
 def test_preflight_collects_rules_of_the_whole_tree():
     with pytest.raises(UserError, match="config.inner.rate = 2.0: must be at most 1; use 0.1; config.mesh"):
         preflight(Outer(inner=Inner(rate=2.0)), extra=[Fault("config.mesh", 3, "does not divide", "use 2")])

@@ -63,6 +63,14 @@ def same_trees(a, b):
     return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
+def test_the_mean_of_two_checkpoints(decoder_run, tmp_path):
+    """The weights of steps 4 and 8 are the same ones, times the step."""
+    export.main(["--workdir", str(decoder_run), "--out", str(tmp_path / "bundle"), "--average", "2"])
+    bundle, source = load_bundle(tmp_path / "bundle"), tiny_models.bundle()
+    assert same_trees(bundle.decoder.variables, jax.tree.map(lambda x: x * 6, source.decoder.variables))
+    assert bundle.origin["averaged_steps"] == [4, 8]
+
+
 def test_a_decoder_run_becomes_a_bundle(decoder_run, tmp_path, capsys):
     export.main(["--workdir", str(decoder_run), "--out", str(tmp_path / "bundle")])
     assert str(tmp_path / "bundle") in capsys.readouterr().out

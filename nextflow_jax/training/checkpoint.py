@@ -1,26 +1,44 @@
 """Checkpoints: `checkpoints/<step>/{state,data,meta}` in the run's folder, asynchronous, atomic, strict on restore.
 
 `state` is the TrainState, `data` the position in the data (the index of the next global batch, and the log window), and
-`meta` the resolved configuration, fingerprints and format version. Restoring names the target's shapes and shardings,
-so a checkpoint moves freely between meshes and numbers of hosts.
+`meta` the resolved configuration, fingerprints and format version; checksums of the files lie beside them. Restoring
+names the target's shapes and shardings, so a checkpoint moves freely between meshes and numbers of hosts.
+
+    python -m nextflow_jax.training.checkpoint WORKDIR        # what is in them; --help says what else it does
 """
 
+import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
+import shutil
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from nextflow_jax.errors import UserError
+from nextflow_jax.training.checkpoint_config import NEWEST_ALONE, CheckpointConfig
+from nextflow_jax.training.checkpoint_files import require_whole, write_checksums
 from nextflow_jax.training.optimizer import merge_params
-from nextflow_jax.training.state import TrainState
+from nextflow_jax.training.state import TrainState, leaves_by_name
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
+DAMAGED_FOLDER = "checkpoints.damaged"
+
+NEW_IN_STATE = ("recent",)
+"""Collections of the state that may be missing from a checkpoint, or be in it for nothing: they start anew."""
+
+_POLL_SECONDS = 0.1
+_FOREVER = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +49,10 @@ class Position:
     """Index of the next global batch."""
     window: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
     """Metric sums since the last log line (metrics.Window.totals)."""
+    bad: int = 0
+    """Bad steps in a row up to now."""
+    rollbacks: int = 0
+    """How often the run went back to a checkpoint because of bad steps."""
 
 
 class Restored(NamedTuple):
@@ -47,60 +69,139 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run, for its training loop. Close it: saving is asynchronous.
+    """The checkpoints in one run's folder, for its training loop. Close it: saving is asynchronous.
 
     Args:
       workdir: the run's folder.
-      keep: how many checkpoints stay.
+      keep: how many of the newest stay.
       config: the resolved configuration, JSON-ready.
       fingerprints: `Task.describe()`.
+      settings: which others stay, and how long writing may take.
     """
 
     def __init__(
-        self, workdir: str | os.PathLike, keep: int, config: Mapping[str, Any], fingerprints: Mapping[str, str]
+        self,
+        workdir: str | os.PathLike,
+        keep: int,
+        config: Mapping[str, Any],
+        fingerprints: Mapping[str, str],
+        settings: CheckpointConfig = NEWEST_ALONE,
     ) -> None:
         self._folder = _folder(workdir)
-        self._meta = {"format": FORMAT_VERSION, "config": config, "fingerprints": dict(fingerprints)}
-        self._manager = _open(self._folder, max_to_keep=keep, cleanup_tmp_directories=True)
+        self.meta = {"format": FORMAT_VERSION, "config": config, "fingerprints": dict(fingerprints)}
+        self._manager = _open(
+            self._folder,
+            preservation_policy=_preservation(keep, settings),
+            cleanup_tmp_directories=True,
+            async_options=ocp.options.AsyncOptions(timeout_secs=int(settings.save_seconds) or _FOREVER),
+        )
+        self._summing: threading.Thread | None = None
+        self._finished = threading.Event()
 
     def __enter__(self) -> "Checkpoints":
+        logging.getLogger("absl").addFilter(_is_news)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        try:
+            self._manager.close()
+            self._join_summing()
+        finally:
+            logging.getLogger("absl").removeFilter(_is_news)
 
     @property
     def latest(self) -> int | None:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, position: Position) -> None:
-        """Starts saving; returns once the arrays are copied, before they are written. A step saved already is kept."""
+    def save(
+        self, step: int, state: TrainState, position: Position, metrics: Mapping[str, float | int] | None = None
+    ) -> None:
+        """Starts saving; returns once the arrays are copied, before they are written. A step saved already is kept.
+
+        Waits for the one before to be written first, and raises what went wrong with it.
+
+        Args:
+          step: steps done.
+          state: after them.
+          position: in the data.
+          metrics: by which the best are known (`CheckpointConfig.metric`).
+        """
         if step == self.latest:
             return
+        self.wait()
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             data=ocp.args.JsonSave(dataclasses.asdict(position)),
-            meta=ocp.args.JsonSave({**self._meta, "step": step}),
+            meta=ocp.args.JsonSave({**self.meta, "step": step}),
         )
-        self._manager.save(step, args=args)
+        self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None)
+        self._summing = threading.Thread(
+            target=self._write_checksums, args=(step,), name="nextflow_jax-checksums", daemon=True
+        )
+        self._summing.start()
 
     def wait(self) -> None:
-        """Blocks until what was saved is complete on disk."""
-        self._manager.wait_until_finished()
+        """Blocks until what was saved is complete on disk; raises what went wrong."""
+        try:
+            self._manager.wait_until_finished()
+        finally:
+            self._join_summing()
+
+    def give_up(self) -> None:
+        """After a save that failed: removes what it wrote, which may be what fills the disk, and forgets it."""
+        if jax.process_index() == 0:
+            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        self._manager.reload()
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, Position]:
         """The state with the shapes, dtypes and shardings of `abstract`, and the position in the data.
+
+        Floating-point arrays come in the dtype that is asked for.
 
         Raises:
           UserError: no such step, or a saved array is missing, unexpected or shaped otherwise (the first is named).
         """
         _require_step(self._folder, step)
-        _check_tree(self._manager.item_metadata(step)["state"].tree, abstract, self._folder / str(step))
-        state = ocp.args.PyTreeRestore(abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract))
-        args = ocp.args.Composite(state=state, data=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
-        return restored["state"], Position(**restored["data"])
+        saved = self._manager.item_metadata(step)["state"].tree
+        _check_tree(saved, abstract, self._folder / str(step))
+        everywhere = abstract.step.sharding
+        there = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)
+            for name, leaf in saved.get("recent", {}).items()
+        }
+        # Read as it was saved, and taken over where it is wanted.
+        known = abstract.replace(recent=there)
+        # Checkpoints of before there was such a collection have no place for it.
+        partial = "recent" not in saved
+        restore_args = ocp.checkpoint_utils.construct_restore_args(known)
+        args = ocp.args.PyTreeRestore(known, restore_args=restore_args, partial_restore=partial)
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=args, data=ocp.args.JsonRestore()))
+        state = restored["state"]
+        zeros = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in abstract.recent.items()}
+        taken = {name: state.recent.get(name, zero) for name, zero in zeros.items()}
+        state = state.replace(recent=jax.device_put(taken, everywhere))
+        return state, Position(**restored["data"])
+
+    def _write_checksums(self, step: int) -> None:
+        """In a thread: waits for the step to be complete, then sums up this process's share of its files."""
+        folder = self._folder / str(step)
+        while not folder.exists():
+            if self._finished.wait(_POLL_SECONDS):
+                break
+        if folder.exists():
+            # It may be removed meanwhile, to make room for newer ones.
+            with contextlib.suppress(FileNotFoundError):
+                write_checksums(folder, jax.process_index(), jax.process_count())
+
+    def _join_summing(self) -> None:
+        """The manager has finished: a step that is not there by now will not come."""
+        self._finished.set()
+        if self._summing:
+            self._summing.join()
+        self._summing = None
+        self._finished.clear()
 
 
 def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
@@ -127,16 +228,17 @@ def read_meta(workdir: str | os.PathLike, step: int | None = None) -> dict[str, 
 
 
 def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> Restored:
-    """Trained weights of a run, without its optimizer state, on the host.
+    """Trained weights of a run, without its optimizer state, on the host, after a look at the checksums.
 
     Args:
       workdir: the run's folder.
       step: which checkpoint; the newest when None.
 
     Raises:
-      UserError: as `read_meta`.
+      UserError: as `read_meta`, or a damaged file, which is named.
     """
     folder = _folder(workdir)
+    require_whole(folder / str(_require_step(folder, step)))
     meta = read_meta(workdir, step)
     with _open(folder, create=False) as manager:
         saved = manager.item_metadata(meta["step"])["state"].tree
@@ -147,6 +249,46 @@ def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> Re
         trees = manager.restore(meta["step"], args=ocp.args.Composite(state=args))["state"]
     params = merge_params(trees["params"], trees["ema"]) if "ema" in trees else trees["params"]
     return Restored(meta["config"], params, trees.get("variables", {}), meta)
+
+
+def saved_arrays(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
+    """Shape and dtype of every array of a checkpoint, by path."""
+    with _open(_folder(workdir), create=False) as manager:
+        return leaves_by_name(manager.item_metadata(step)["state"].tree)
+
+
+def put_aside(workdir: str | os.PathLike, step: int) -> pathlib.Path:
+    """Moves a damaged checkpoint out of the way; returns where it is now."""
+    target = pathlib.Path(workdir) / DAMAGED_FOLDER / f"{step}-{time.time_ns()}"
+    target.parent.mkdir(exist_ok=True)
+    (_folder(workdir) / str(step)).rename(target)
+    return target
+
+
+def step_folder(workdir: str | os.PathLike, step: int) -> pathlib.Path:
+    """Where a checkpoint is."""
+    return _folder(workdir) / str(step)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what Orbax logs of a save that fails, a stack trace for every thread: the error itself is raised."""
+    return not (record.levelno == logging.ERROR and "orbax" in record.pathname)
+
+
+def _preservation(keep: int, settings: CheckpointConfig) -> checkpoint_managers.AnyPreservationPolicy:
+    policies: list[Any] = [checkpoint_managers.LatestN(keep)]
+    if settings.keep_every:
+        policies.append(checkpoint_managers.EveryNSteps(settings.keep_every))
+    if settings.keep_best:
+        policies.append(
+            checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics[settings.metric],
+                reverse=settings.best == "lowest",
+                n=settings.keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    return checkpoint_managers.AnyPreservationPolicy(policies)
 
 
 def _open(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
@@ -174,13 +316,15 @@ def _require_step(folder: pathlib.Path, step: int | None) -> int:
 
 
 def _check_tree(saved: Any, abstract: TrainState, where: pathlib.Path) -> None:
-    saved_leaves, wanted = _leaves_by_name(saved), _leaves_by_name(abstract)
+    saved_leaves, wanted = leaves_by_name(saved), leaves_by_name(abstract)
     for name in sorted(saved_leaves.keys() | wanted.keys()):
+        if name.split("/")[0] in NEW_IN_STATE:
+            continue
         if name not in saved_leaves:
             problem = "is needed by this configuration and missing from the checkpoint"
         elif name not in wanted:
             problem = "is in the checkpoint and not part of this configuration"
-        elif (saved_leaves[name].shape, saved_leaves[name].dtype) != (wanted[name].shape, wanted[name].dtype):
+        elif not _fits(saved_leaves[name], wanted[name]):
             old, new = saved_leaves[name], wanted[name]
             problem = f"is {old.dtype}{tuple(old.shape)} in the checkpoint and {new.dtype}{tuple(new.shape)} here"
         else:
@@ -188,6 +332,14 @@ def _check_tree(saved: Any, abstract: TrainState, where: pathlib.Path) -> None:
         raise UserError(f"{where}: {name} {problem}; use the configuration it was trained with, or another --workdir")
 
 
-def _leaves_by_name(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+def _fits(old: Any, new: Any) -> bool:
+    """Same shape, and the same dtype or another one for numbers with a fraction."""
+    floating = jnp.issubdtype(old.dtype, jnp.floating) and jnp.issubdtype(new.dtype, jnp.floating)
+    return tuple(old.shape) == tuple(new.shape) and (old.dtype == new.dtype or floating)
+
+
+if __name__ == "__main__":
+    from nextflow_jax.errors import run_entry_point
+    from nextflow_jax.training.checkpoint_report import main
+
+    run_entry_point(main)

@@ -297,15 +297,19 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
 """Kind -> experiment; `config.kind` chooses."""
 
 
-def build_experiment(values: Any) -> Experiment:
+def build_experiment(values: Any, saved: bool = False) -> Experiment:
     """The experiment dataclass of a ConfigDict, or of a run's config.json.
+
+    Args:
+      values: its fields.
+      saved: they are a run's own, which an earlier version may have saved: fields it did not know have their defaults.
 
     Raises:
       UserError: an unknown kind, or keys that are unknown, missing or mistyped.
     """
     if "kind" not in values:
         raise UserError(f"config.kind is missing; known: {', '.join(EXPERIMENTS)}")
-    return from_config_dict(choose("config.kind", values["kind"], EXPERIMENTS), values)
+    return from_config_dict(choose("config.kind", values["kind"], EXPERIMENTS), values, fill=saved)
 
 
 def prepare_experiment(values: Any, num_devices: int) -> Experiment:

@@ -1,16 +1,21 @@
 """The training loop: build, restore, step, log, save. What is trained is the Task's matter, never the loop's."""
 
+import dataclasses
+import errno
 import functools
 import io
 import pathlib
 import signal
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+from jax.sharding import NamedSharding
 
 from nextflow_jax import sharding
 from nextflow_jax.config import to_plain_dict
-from nextflow_jax.training.checkpoint import Checkpoints, Position, checkpoint_steps, read_meta
+from nextflow_jax.errors import TransientError, UserError
+from nextflow_jax.training.checkpoint import Checkpoints, Position
 from nextflow_jax.training.feed import Feed
 from nextflow_jax.training.goodput import Ledger
 from nextflow_jax.training.metrics import Window
@@ -19,12 +24,17 @@ from nextflow_jax.training.profile import Profiler
 from nextflow_jax.training.program import Program, StepProgram, build_program
 from nextflow_jax.training.progress import Progress
 from nextflow_jax.training.published_start import PublishedStart
+from nextflow_jax.training.recovery import record_bad_batch
 from nextflow_jax.training.run_log import RunLog
+from nextflow_jax.training.saving import Found, Saver, find_newest, open_local
 from nextflow_jax.training.settings import Experiment, TrainConfig
-from nextflow_jax.training.state import StateLayout, TrainState, abstract_variables, init_state
+from nextflow_jax.training.state import TrainState, abstract_variables, init_state
 from nextflow_jax.training.task import Metrics, Task
 from nextflow_jax.training.warm_start import INIT_FROM, WarmStart
-from nextflow_jax.training.workdir import check_resume, save_config
+from nextflow_jax.training.watchdog import Watchdog
+from nextflow_jax.training.workdir import check_resume, require_space, save_config
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE)
 
 
 def train(
@@ -35,7 +45,7 @@ def train(
     stream: io.TextIOBase | None = None,
     ledger: Ledger | None = None,
 ) -> TrainState:
-    """Trains to `experiment.train.steps`, continuing from the newest checkpoint in `workdir` if there is one.
+    """Trains to `experiment.train.steps`, continuing from the newest checkpoint that is whole, if there is one.
 
     Args:
       experiment: settings; `faults()` checked.
@@ -49,48 +59,97 @@ def train(
       The last state.
 
     Raises:
-      UserError: the checkpoint does not fit the configuration, or the loss was not finite for too long.
+      UserError: the checkpoint does not fit the configuration, or steps were bad for too long.
+      TransientError: the disk is full, or storage failed too often.
       KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
     """
-    settings = experiment.train
-    ledger = ledger or Ledger(workdir)
-    steps = checkpoint_steps(workdir)
-    start = steps[-1] if steps else 0
-    fingerprints, warm_start = task.describe(), None
-    if steps:
-        meta = read_meta(workdir, start)
-        # Kept from the checkpoint: a resumed run needs its source no more.
-        fingerprints |= {name: value for name, value in meta["fingerprints"].items() if name == INIT_FROM}
-        check_resume(experiment, fingerprints, meta)
-    else:
-        # Before anything is compiled: a source that does not fit is known at once.
-        warm_start = experiment.load_start(abstract_variables(task))
-        fingerprints |= {INIT_FROM: warm_start.origin} if warm_start else {}
+    try:
+        return _train(experiment, task, workdir, devices, stream, ledger or Ledger(workdir))
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = error.filename or workdir
+        raise TransientError(
+            f"{where}: {error.strerror}; the last checkpoint stays; make room, and start again"
+        ) from error
+
+
+def _train(
+    experiment: Experiment,
+    task: Task,
+    workdir: pathlib.Path,
+    devices: Sequence[jax.Device] | None,
+    stream: io.TextIOBase | None,
+    ledger: Ledger,
+) -> TrainState:
+    settings, said = experiment.train, []
+    local = None
+    if experiment.checkpoint.local:
+        mesh, rules = sharding.make_mesh(experiment.mesh, devices), sharding.make_rules(experiment.rules)
+        local = open_local(workdir, experiment.checkpoint, mesh, rules)
+    found = find_newest(workdir, experiment.checkpoint, local, said.append)
+    start = found.step if found else 0
+    fingerprints, warm_start = _check_start(experiment, task, found)
     progress = Progress(experiment.name or experiment.kind, start, settings.steps, stream)
+    for message in said:
+        progress.say(message)
     if warm_start:
         progress.say(f"starting with {warm_start.count} arrays of {warm_start.origin}")
-    checkpoints = Checkpoints(workdir, settings.keep, to_plain_dict(experiment), fingerprints)
+    checkpoints = Checkpoints(workdir, settings.keep, to_plain_dict(experiment), fingerprints, experiment.checkpoint)
     profiler = Profiler(settings.profile, workdir, progress.say)
     with StopSignal() as stop, profiler, checkpoints:
         with ledger.phase("compile"):
             program = build_program(experiment, task, devices, workdir, progress)
-        with ledger.phase("restore" if steps else "init"):
-            state, position = _restore_or_init(experiment, task, program.layout, checkpoints, start, warm_start)
-        save_config(workdir, experiment)
-        if jax.process_index() == 0:
-            task.save_artifacts(workdir)
-        ledger.stand_at(start)
-        data = functools.partial(_data_statistics, task, position.batch - start)
-        log = RunLog(workdir, settings, program.layout, progress, start, Window(position.window), ledger, data)
-        try:
-            with ledger.phase("step"):
-                state = _run(settings, task, program, state, position.batch, checkpoints, stop, log, profiler)
-            progress.say(ledger.account().describe())
-        finally:
-            log.close()
+        require_space(workdir, program.layout.abstract)
+        with Watchdog(workdir, experiment.recovery.step_seconds) as watchdog:
+            saver = Saver(checkpoints, local, settings, experiment.checkpoint, watchdog, progress.say)
+            run = _Run(experiment, task, workdir, program, saver, stop, watchdog, progress, ledger, profiler)
+            with ledger.phase("restore" if found else "init"):
+                state, position = _restore_or_init(run, found, warm_start)
+            save_config(workdir, experiment)
+            if jax.process_index() == 0:
+                task.save_artifacts(workdir)
+            ledger.stand_at(start)
+            try:
+                state = _run(run, state, start, position)
+                progress.say(ledger.account().describe())
+            finally:
+                progress.close()
     if stop.interrupted:
         raise KeyboardInterrupt
     return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What stays the same from the first step to the last."""
+
+    experiment: Experiment
+    task: Task
+    workdir: pathlib.Path
+    program: Program
+    saver: Saver
+    stop: StopSignal
+    watchdog: Watchdog
+    progress: Progress
+    ledger: Ledger
+    profiler: Profiler
+
+    @property
+    def settings(self) -> TrainConfig:
+        """Length and rhythm."""
+        return self.experiment.train
+
+    @functools.cached_property
+    def constants(self) -> Any:
+        """The task's, on the devices."""
+        return jax.device_put(self.task.constants(), sharding.replicated(self.program.layout.mesh))
+
+    @property
+    def rows(self) -> NamedSharding:
+        """Where the rows of a batch go."""
+        layout = self.program.layout
+        return sharding.batch_sharding(layout.mesh, layout.rules, self.task.batch_axes())
 
 
 def _data_statistics(task: Task, ahead: int, first: int, stop: int) -> dict[str, float]:
@@ -98,70 +157,146 @@ def _data_statistics(task: Task, ahead: int, first: int, stop: int) -> dict[str,
     return task.data_statistics(first + ahead, stop + ahead)
 
 
+def _check_start(
+    experiment: Experiment, task: Task, found: Found | None
+) -> tuple[dict[str, str], WarmStart | PublishedStart | None]:
+    """Fingerprints of the run, and the weights that a fresh one starts from; before anything is compiled."""
+    fingerprints = task.describe()
+    if found:
+        # Kept from the checkpoint: a resumed run needs its source no more.
+        fingerprints |= {name: value for name, value in found.meta["fingerprints"].items() if name == INIT_FROM}
+        check_resume(experiment, fingerprints, found.meta)
+        return fingerprints, None
+    warm_start = experiment.load_start(abstract_variables(task))
+    return fingerprints | ({INIT_FROM: warm_start.origin} if warm_start else {}), warm_start
+
+
 def _restore_or_init(
-    experiment: Experiment,
-    task: Task,
-    layout: StateLayout,
-    checkpoints: Checkpoints,
-    start: int,
-    warm_start: WarmStart | PublishedStart | None,
+    run: _Run, found: Found | None, warm_start: WarmStart | PublishedStart | None
 ) -> tuple[TrainState, Position]:
-    if checkpoints.latest is not None:
-        return checkpoints.restore(start, layout.abstract)
+    if found:
+        return run.saver.restore(found, run.program.layout.abstract)
     changes = {"start": warm_start.apply, "given": warm_start.given} if warm_start else {}
-    return init_state(task, layout, experiment.seed, **changes), Position(batch=0)
+    return init_state(run.task, run.program.layout, run.experiment.seed, **changes), Position(batch=0)
 
 
-def _run(
-    settings: TrainConfig,
-    task: Task,
-    program: Program,
-    state: TrainState,
-    first_batch: int,
-    checkpoints: Checkpoints,
-    stop: StopSignal,
-    log: RunLog,
-    profiler: Profiler,
-) -> TrainState:
-    step = start = log.step
-    constants = jax.device_put(task.constants(), sharding.replicated(program.layout.mesh))
-    rows = sharding.batch_sharding(program.layout.mesh, program.layout.rules, task.batch_axes())
+def _run(run: _Run, state: TrainState | None, start: int, position: Position) -> TrainState:
+    """All steps: once through, and again from the last checkpoint after each rollback."""
+    while True:
+        log = RunLog(
+            *(run.workdir, run.settings, run.program.layout, run.progress, start),
+            *(
+                Window(position.window),
+                run.ledger,
+                functools.partial(_data_statistics, run.task, position.batch - start),
+            ),
+            position.bad,
+        )
+        try:
+            with run.ledger.phase("step"):
+                state, end = _leg(run, state, start, position, log)
+        finally:
+            log.close()
+        if state is not None:
+            return state
+        start, state, position = _roll_back(run, log, end)
+        run.ledger.stand_at(start)
+
+
+def _leg(
+    run: _Run, state: TrainState, start: int, position: Position, log: RunLog
+) -> tuple[TrainState | None, Position]:
+    """Steps from `start` to the end of the run, a signal, or too many bad steps, after which there is no state."""
+    settings, step = run.settings, start
     pending = None
-    stopping = stop.should_stop(step)
-    with Feed(task, first_batch, rows, settings.prefetch) as feed:
+    stopping = run.stop.should_stop(step)
+
+    def standing(step: int) -> Position:
+        batch = position.batch + step - start
+        return Position(batch, log.window.totals, log.bad, position.rollbacks)
+
+    def take(pending: tuple[int, Metrics, StepProgram]) -> bool:
+        """Whether the run is still well after this step."""
+        log.add(*pending, feed.totals)
+        if log.bad:
+            batch = standing(pending[0]).batch - 1
+            documents = run.task.documents(batch) if jax.process_index() == 0 else []
+            record_bad_batch(run.workdir, pending[0], batch, log.reason, documents)
+        return log.bad <= settings.max_bad_steps
+
+    with Feed(run.task, position.batch, run.rows, settings.prefetch) as feed:
         while step < settings.steps and not stopping:
+            run.watchdog.beat(step + 1)
             batch = feed.next_batch(busy=functools.partial(_runs, pending))
-            step_program = program.step_for(batch)
+            step_program = run.program.step_for(batch)
             step += 1
-            if profiler.due(step):
-                with log.ledger.phase("profile"):
-                    profiler.open(step)
+            if run.profiler.due(step):
+                with run.ledger.phase("profile"):
+                    run.profiler.open(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, metrics = step_program.compiled.call(state, constants, batch)
-            if pending is not None:
-                log.add(*pending, feed.totals)
+                state, metrics = step_program.compiled.call(state, run.constants, batch)
+            if pending is not None and not take(pending):
+                return None, standing(pending[0])
             pending = (step, metrics, step_program)
-            stopping = stop.should_stop(step)
-            saving = step % settings.checkpoint_every == 0 or step == settings.steps or stopping
-            if saving or profiler.ends_with(step):
-                log.add(*pending, feed.totals)
+            stopping = run.stop.should_stop(step)
+            shared = run.saver.due(step) or stopping
+            saving = shared or run.saver.due_local(step)
+            if saving or run.profiler.ends_with(step):
+                if not take(pending):
+                    return None, standing(step)
                 pending = None
-            if profiler.ends_with(step):
-                with log.ledger.phase("profile"):
-                    profiler.close()
+            if run.profiler.ends_with(step):
+                with run.ledger.phase("profile"):
+                    run.profiler.close()
             if saving:
-                with log.ledger.phase("checkpoint"):
-                    checkpoints.save(step, state, Position(first_batch + step - start, log.window.totals))
-                log.ledger.write(step)
-    with log.ledger.phase("checkpoint"):
-        checkpoints.wait()
-    if stopping and step < settings.steps:
-        reason = signal.Signals(stop.received).name if stop.received else "preemption"
+                with run.ledger.phase("checkpoint"):
+                    if shared:
+                        run.saver.save(step, state, standing(step), log.last)
+                    else:
+                        run.saver.save_local(step, state, standing(step))
+                run.ledger.write(step)
+    with run.ledger.phase("checkpoint"):
+        if step > start:
+            run.saver.finish(step, state, standing(step), log.last)
+        run.saver.wait()
+    _say_end(run, step, start, stopping)
+    return state, standing(step)
+
+
+def _roll_back(run: _Run, log: RunLog, end: Position) -> tuple[int, TrainState, Position]:
+    """The last checkpoint's step and state, and the batch after the bad ones; the metrics after it are forgotten.
+
+    A run that is killed before its next checkpoint does the same again: it finds the bad steps where they were.
+    """
+    most = run.experiment.recovery.max_rollbacks
+    problem = f"the loss or its gradient {log.reason} at step {log.step} ({log.bad} in a row)"
+    found = None
+    with run.ledger.phase("restore"):
+        if end.rollbacks < most:
+            run.saver.wait()
+            found = run.saver.newest(run.workdir)
+        if found is None:
+            after = f" after {end.rollbacks} rollbacks" if end.rollbacks else ""
+            raise UserError(
+                f"{problem}{after}; the last checkpoint stays; lower config.optimizer.learning_rate, or raise "
+                "config.train.max_bad_steps or config.recovery.max_rollbacks"
+            )
+        run.progress.say(
+            f"{problem}: back to the checkpoint of step {found.step}, and on with batch {end.batch} "
+            f"(rollback {end.rollbacks + 1} of {most})"
+        )
+        state, saved = run.saver.restore(found, run.program.layout.abstract)
+    return found.step, state, dataclasses.replace(saved, batch=end.batch, bad=0, rollbacks=end.rollbacks + 1)
+
+
+def _say_end(run: _Run, step: int, start: int, stopping: bool) -> None:
+    if stopping and step < run.settings.steps:
+        received = run.stop.received
+        reason = signal.Signals(received).name if received else "preemption"
         saved = "saved; " if step > start else ""
-        log.progress.say(f"stopped by {reason} after step {step}; {saved}run the same command again to continue")
+        run.progress.say(f"stopped by {reason} after step {step}; {saved}run the same command again to continue")
     elif step > start:
-        log.progress.say(f"done: step {step} of {settings.steps} saved")
-    return state
+        run.progress.say(f"done: step {step} of {run.settings.steps} saved")
 
 
 def _runs(pending: tuple[int, Metrics, StepProgram] | None) -> bool:

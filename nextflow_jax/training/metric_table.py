@@ -30,7 +30,8 @@ METRICS: tuple[Row, ...] = (
     Row("data/(documents|tokens)/.+", "share of documents or positions of a task, @source, or entry of the mixture"),
     Row("data/epochs/.+", "how often the run has seen the documents of an entry of the mixture (all: every document)"),
     Row("learning_rate", "of parameters whose rate is not changed by optimizer.rates"),
-    Row("bad_steps", "share of steps whose loss or gradient was not finite; they changed nothing"),
+    Row("bad_steps", "share of steps whose loss or gradient was not finite, or a spike; they changed nothing"),
+    Row("spikes", "share of steps whose loss or gradient leapt above the recent ones (config.recovery.spikes)"),
     Row("grad_norm", "L2 norm of the whole gradient, before clipping"),
     Row(
         "grad_norm/layers_[1-4]", "in the last step of the record: of a quarter of the decoder's layers, first to last"

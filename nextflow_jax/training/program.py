@@ -58,7 +58,8 @@ def build_program(
 ) -> Program:
     """Lays the state out over the mesh and compiles the steps; reports both, the full table in `sharding.txt`."""
     mesh = sharding.make_mesh(experiment.mesh, devices)
-    layout = make_layout(task, experiment.optimizer, experiment.train.steps, mesh, experiment.state_rules())
+    rules, spikes = experiment.state_rules(), experiment.recovery.spikes
+    layout = make_layout(task, experiment.optimizer, experiment.train.steps, mesh, rules, spikes)
     sharding.local_part(sharding.batch_sharding(mesh, layout.rules), experiment.train.batch_size)
     begin = time.perf_counter()
     train = experiment.train

@@ -1,4 +1,4 @@
-"""From the metrics of finished steps to log records, with speeds; and the watch for losses that are not finite."""
+"""From the metrics of finished steps to log records, with speeds; and the count of bad steps in a row."""
 
 import pathlib
 import time
@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from nextflow_jax.errors import UserError
 from nextflow_jax.training.feed import FeedTotals
 from nextflow_jax.training.goodput import Ledger
 from nextflow_jax.training.memory import memory_in_use
@@ -20,7 +19,7 @@ from nextflow_jax.training.step import peak_flops
 
 
 class RunLog:
-    """Turns the metrics of finished steps into log records; stops the run when steps keep failing."""
+    """Turns the metrics of finished steps into log records."""
 
     def __init__(
         self,
@@ -32,9 +31,16 @@ class RunLog:
         window: Window,
         ledger: Ledger,
         data: Callable[[int, int], Mapping[str, float]],
+        bad: int = 0,
     ) -> None:
         """`data` says what the batches hold that were trained on after so many steps and before so many."""
         self.step = step
+        self.bad = bad
+        """Bad steps in a row up to now."""
+        self.reason = ""
+        """What was bad about the last step; empty: nothing."""
+        self.last: dict[str, float | int] = {}
+        """The last record."""
         self.window = window
         self.progress = progress
         self.ledger = ledger
@@ -45,7 +51,6 @@ class RunLog:
         self._num_devices = mesh.size
         first = jax.process_index() == 0
         self._files = MetricsFiles(workdir, step, settings.tensorboard, settings.wandb) if first else None
-        self._bad = 0
         self._waited = 0.0
         self._begin_window(FeedTotals())
 
@@ -57,11 +62,8 @@ class RunLog:
           metrics: (sum, weight) pairs on the devices.
           program: what computed the step.
           fed: what the feed counted since the run began.
-
-        Raises:
-          UserError: more than `max_bad_steps` steps in a row were not finite.
         """
-        host = jax.device_get(metrics)
+        host, before = jax.device_get(metrics), self.bad
         self.ledger.charge("data_wait", fed.waited - self._waited)
         self._waited = fed.waited
         self.step = step
@@ -70,21 +72,19 @@ class RunLog:
         self._tokens += program.tokens
         self._flops += program.model_flops
         self.progress.advance(step)
-        self._bad = self._bad + 1 if host["bad_steps"][0] else 0
-        if step % self._settings.log_every == 0 or step == self._settings.steps or self._bad:
+        self.bad, self.reason = 0, ""
+        if host["bad_steps"][0]:
+            self.bad = before + 1
+            is_spike = "spikes" in host and host["spikes"][0]
+            self.reason = "leapt above the recent ones" if is_spike else "is not finite"
+        if step % self._settings.log_every == 0 or step == self._settings.steps or self.bad:
             self._write(step, fed)
-        if self._bad > self._settings.max_bad_steps:
-            raise UserError(
-                f"the loss or its gradient is not finite at step {step} ({self._bad} in a row); the last checkpoint "
-                "stays; lower config.optimizer.learning_rate, or raise config.train.max_bad_steps"
-            )
 
     def close(self) -> None:
-        """Closes the files and the bar."""
+        """Closes the files."""
         self.ledger.write(self.step)
         if self._files:
             self._files.close()
-        self.progress.close()
 
     def _write(self, step: int, fed: FeedTotals) -> None:
         seconds = max(self._running_seconds() - self._begin, 1e-9)
@@ -104,6 +104,7 @@ class RunLog:
         if self._peak:
             record["mfu"] = self._flops / (seconds * self._peak * self._num_devices)
         record |= memory_in_use()
+        self.last = record
         if self._files:
             held = self._data(step - self.window.steps, step)
             self._files.write(record | {f"data/{name}": value for name, value in held.items()})

@@ -10,9 +10,11 @@ from nextflow_jax.config import Fault
 from nextflow_jax.distributed import DistributedConfig
 from nextflow_jax.errors import UserError
 from nextflow_jax.sharding import BATCH_AXES, MeshConfig, StateRules, make_rules
+from nextflow_jax.training.checkpoint_config import CheckpointConfig
 from nextflow_jax.training.optimizer import OptimizerConfig
 from nextflow_jax.training.profile import ProfileConfig
 from nextflow_jax.training.published_start import PublishedStart
+from nextflow_jax.training.recovery import RecoveryConfig
 from nextflow_jax.training.warm_start import InitFromConfig, WarmStart, load_warm_start
 
 
@@ -77,6 +79,8 @@ class Experiment:
     init_from: InitFromConfig = InitFromConfig()
     """Another run whose weights this one starts from."""
     distributed: DistributedConfig = DistributedConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
 
     FIXED: ClassVar[tuple[str, ...]] = ("kind", "seed", "init_from")
     """Fields (or groups) that a resumed run must not change, because its checkpoint's arrays depend on them."""

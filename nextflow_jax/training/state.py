@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from nextflow_jax import sharding
 from nextflow_jax.training.keys import stream_key
 from nextflow_jax.training.optimizer import Optimizer, OptimizerConfig, make_optimizer
+from nextflow_jax.training.spikes import NO_RULE, SpikeConfig, nothing_seen
 from nextflow_jax.training.task import Task
 
 
@@ -32,6 +33,8 @@ class TrainState:
     """State of the optax transform over the trained parameters."""
     ema: Any
     """Moving average of the trained parameters; empty when `ema_decay` is 0."""
+    recent: Any = flax.struct.field(default_factory=dict)
+    """Running means that tell a spike, see spikes.py; empty where there is no such rule."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +53,16 @@ class StateLayout:
     abstract: TrainState
     """`jax.ShapeDtypeStruct` leaves that carry their shardings."""
     shardings: TrainState
+    spikes: SpikeConfig
 
 
 def make_layout(
-    task: Task, config: OptimizerConfig, steps: int, mesh: Mesh, rules: sharding.Rules | sharding.StateRules
+    task: Task,
+    config: OptimizerConfig,
+    steps: int,
+    mesh: Mesh,
+    rules: sharding.Rules | sharding.StateRules,
+    spikes: SpikeConfig = NO_RULE,
 ) -> StateLayout:
     """Traces `task.init` and lays the whole state out over the mesh.
 
@@ -63,6 +72,7 @@ def make_layout(
       steps: length of the run.
       mesh: where.
       rules: one table, which optimizer state, EMA and gradients follow, or one for each of them.
+      spikes: the rule whose running means are part of the state.
 
     Raises:
       UserError: a dimension that the mesh does not divide, or a freeze pattern without a match.
@@ -74,6 +84,8 @@ def make_layout(
     trained = optimizer.split(variables["params"])[0]
     opt_state = jax.eval_shape(optimizer.transform.init, trained)
 
+    recent = jax.eval_shape(lambda: nothing_seen(spikes))
+
     def trained_by(table: sharding.Rules) -> Any:
         return optimizer.split(sharding.shardings_of(boxed["params"], mesh, table))[0]
 
@@ -84,11 +96,13 @@ def make_layout(
             optimizer.transform, lambda _, known: known, opt_state, moments, transform_non_params=lambda _: other
         )
         ema = moments if config.ema_decay > 0 else {}
-        return TrainState(step=other, params=rest.pop("params"), variables=rest, opt_state=kept, ema=ema)
+        means = dict.fromkeys(recent, other)
+        return TrainState(step=other, params=rest.pop("params"), variables=rest, opt_state=kept, ema=ema, recent=means)
 
     placed = sharding.shardings_of(boxed, mesh, rules.params)
     shardings = state_of(placed, trained_by(rules.optimizer), sharding.replicated(mesh))
-    shapes = dataclasses.replace(state_of(variables, trained, jax.ShapeDtypeStruct((), jnp.int32)), opt_state=opt_state)
+    shapes = state_of(variables, trained, jax.ShapeDtypeStruct((), jnp.int32))
+    shapes = dataclasses.replace(shapes, opt_state=opt_state, recent=recent)
     abstract = jax.tree.map(
         lambda leaf, placement: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), shapes, shardings
     )
@@ -101,6 +115,7 @@ def make_layout(
         gradients=None if rules.gradients == rules.params else trained_by(rules.gradients),
         abstract=abstract,
         shardings=shardings,
+        spikes=spikes,
     )
 
 
@@ -132,7 +147,8 @@ def init_state(
     if layout.optimizer.config.ema_decay:
         ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings.ema)(trained)
     step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
-    state = TrainState(step=step, params=params, variables=variables, opt_state=opt_state, ema=ema)
+    recent = jax.device_put(nothing_seen(layout.spikes), shardings.recent)
+    state = TrainState(step=step, params=params, variables=variables, opt_state=opt_state, ema=ema, recent=recent)
     _check_like(state, layout.abstract)
     return state
 
@@ -140,6 +156,12 @@ def init_state(
 def abstract_variables(task: Task) -> Any:
     """Shapes and dtypes of a task's variables by collection, unboxed."""
     return dict(meta.unbox(jax.eval_shape(task.init, stream_key(0, "init"))))
+
+
+def leaves_by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a state, or of part of one, by path: "params/layers/mlp/kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def num_parameters(params: Any) -> int:

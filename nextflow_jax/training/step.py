@@ -15,6 +15,7 @@ from nextflow_jax.training.accumulation import whole_gradients
 from nextflow_jax.training.keys import stream_key
 from nextflow_jax.training.module_groups import norms
 from nextflow_jax.training.optimizer import Optimizer, learning_rate, merge_params
+from nextflow_jax.training.spikes import NO_RULE, SpikeConfig, is_spike, with_step
 from nextflow_jax.training.state import StateLayout, TrainState
 from nextflow_jax.training.task import BatchSpec, Metrics, Task
 
@@ -47,13 +48,19 @@ class CompiledStep:
 
 
 def make_train_step(
-    task: Task, optimizer: Optimizer, seed: int, accumulate: int = 1, norms_every: int = 0, gradients: Any = None
+    task: Task,
+    optimizer: Optimizer,
+    seed: int,
+    accumulate: int = 1,
+    norms_every: int = 0,
+    gradients: Any = None,
+    spikes: SpikeConfig = NO_RULE,
 ) -> TrainStep:
     """The training step as a pure function; `accumulate` parts of the batch one after another, see `whole_gradients`.
 
     The task's own "loss" pair, which may weigh steps by their tokens, goes before the plain mean over steps. A step
-    whose loss or gradient is not finite changes nothing but the step count, and its metrics weigh nothing except
-    "bad_steps": so no checkpoint ever holds a poisoned state.
+    whose loss or gradient is not finite, or a spike by the rule of `spikes`, changes nothing but the step count, and
+    its metrics weigh nothing except "bad_steps" and "spikes": so no checkpoint ever holds a poisoned state.
 
     Every `norms_every` steps (0: never) the metrics have the norms of `step_norms`, in others these weigh nothing and
     cost nothing.
@@ -73,7 +80,8 @@ def make_train_step(
             loss_of, task.loss_weight, trained, state.variables, batch, key, accumulate
         )
         grad_norm = optax.tree.norm(optimizer.in_range(grads))
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        spike = is_spike(spikes, state.recent, loss, grad_norm)
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & ~spike
 
         def update(measure: bool = False) -> tuple[TrainState, Metrics]:
             new_trained, opt_state = optimizer.update(grads, state.opt_state, trained, state.step)
@@ -83,17 +91,18 @@ def make_train_step(
                 variables=variables,
                 opt_state=opt_state,
                 ema=optimizer.average(state.ema, new_trained, state.step),
+                recent=with_step(spikes, state.recent, loss, grad_norm),
             )
             return new_state, step_norms(trained, new_trained, optimizer.in_range(grads)) if measure else unmeasured
 
         shapes = jax.eval_shape(step_norms, trained, trained, grads) if norms_every else {}
         unmeasured = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         branches = [lambda: (state, unmeasured), update]
-        branch = finite.astype(jnp.int32)
+        branch = good.astype(jnp.int32)
         if norms_every:
             # A branch of its own: measuring what exists only while parameters are updated needs no memory there.
             branches.append(functools.partial(update, measure=True))
-            branch += finite & ((state.step + 1) % norms_every == 0)
+            branch += good & ((state.step + 1) % norms_every == 0)
         new_state, measured = jax.lax.switch(branch, branches)
         one = jnp.ones((), jnp.float32)
         general = {
@@ -102,8 +111,9 @@ def make_train_step(
             "learning_rate": (learning_rate(optimizer.config, optimizer.steps, state.step), one),
         }
         metrics = {**measured, **general, **metrics}
-        metrics = jax.tree.map(lambda value: jnp.where(finite, value.astype(jnp.float32), 0), metrics)
-        metrics["bad_steps"] = (1 - finite.astype(jnp.float32), one)
+        metrics = jax.tree.map(lambda value: jnp.where(good, value.astype(jnp.float32), 0), metrics)
+        metrics["bad_steps"] = (1 - good.astype(jnp.float32), one)
+        metrics |= {"spikes": (spike.astype(jnp.float32), one)} if spikes.on else {}
         return new_state.replace(step=state.step + 1), metrics
 
     return train_step
@@ -123,7 +133,7 @@ def trace_step(
     everywhere = sharding.replicated(layout.mesh)
     batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows) for name, array in spec.items()}
     step = jax.jit(
-        make_train_step(task, layout.optimizer, seed, accumulate, norms_every, layout.gradients),
+        make_train_step(task, layout.optimizer, seed, accumulate, norms_every, layout.gradients, layout.spikes),
         in_shardings=(layout.shardings, everywhere, rows),
         out_shardings=(layout.shardings, everywhere),
         donate_argnums=0,

@@ -75,6 +75,9 @@ class Task(Protocol):
         parts of a batch are of the same kind.
         """
 
+    def documents(self, batch: int) -> list[str]:
+        """Keys of what global batch `batch` holds, for people who look for what spoilt a step."""
+
     def describe(self) -> dict[str, str]:
         """Fingerprints of what the variables depend on (data, tokenizers, teacher), compared on resume."""
 

@@ -1,8 +1,11 @@
 """A run's folder: that it can be written, config.json, and whether a checkpoint in it may be continued."""
 
+import contextlib
 import json
+import math
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +17,7 @@ from nextflow_jax.training.settings import Experiment
 
 CONFIG_FILE = "config.json"
 ABSENT = "absent"
+_PROBE_BYTES = 4096
 
 
 def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
@@ -26,11 +30,28 @@ def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
     probe = folder / f".write_test_{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
+        with probe.open("wb") as file:
+            # An empty file can be made on a full disk.
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
     return folder
+
+
+def require_space(workdir: pathlib.Path, abstract: Any) -> None:
+    """Raises a UserError when a checkpoint of a state of these shapes would not fit on the disk of the folder."""
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise UserError(
+            f"--workdir {workdir}: {free / 2**30:.2f} GiB are free, and a checkpoint takes up to {needed / 2**30:.2f}; "
+            "make room, or choose another folder"
+        )
 
 
 def save_config(workdir: pathlib.Path, experiment: Experiment) -> None:

@@ -1,8 +1,10 @@
 """Checkpoints restore exactly, on any mesh, and refuse what does not fit."""
 
 import dataclasses
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from nextflow_jax.errors import UserError
 from nextflow_jax.sharding import MeshConfig
 from nextflow_jax.training.checkpoint import Checkpoints, Position, checkpoint_steps, read_meta, restore_variables
 from nextflow_jax.training.optimizer import OptimizerConfig
+from nextflow_jax.training.spikes import SpikeConfig
 from nextflow_jax.training.state import init_state, make_layout
 from tests.training.toy import ToyTask
 
@@ -37,6 +40,61 @@ def saved(tmp_path_factory):
         for step in (1, 2, 3):
             checkpoints.save(step, state, Position(step, {"loss": [0.1 * step, 1.0]}))
     return workdir, state
+
+
+def test_down_to_one_device_and_back_up(saved, tmp_path):
+    """Elastic: each number of devices restores what the one before saved, with the parameters split otherwise."""
+    workdir, state = saved
+    meshes = {
+        4: MeshConfig(fsdp=4),
+        2: MeshConfig(tensor=2),
+        1: MeshConfig(),
+        8: MeshConfig(data=2, fsdp=2, tensor=2),
+    }
+    for number, (num_devices, mesh) in enumerate(meshes.items()):
+        layout = layout_on(mesh, jax.devices()[:num_devices])
+        with open_checkpoints(workdir) as checkpoints:
+            restored, position = checkpoints.restore(3, layout.abstract)
+        workdir = tmp_path / str(number)
+        with open_checkpoints(workdir) as checkpoints:
+            checkpoints.save(3, restored, position)
+        jax.tree.map(np.testing.assert_array_equal, restored, state)
+        assert jax.tree.map(lambda leaf: leaf.sharding, restored) == layout.shardings
+
+
+def test_other_floating_dtypes_are_converted(saved):
+    abstract = layout_on(MeshConfig(data=4, tensor=2), jax.devices()).abstract
+    half = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding), abstract.params
+    )
+    with open_checkpoints(saved[0]) as checkpoints:
+        restored, _ = checkpoints.restore(3, abstract.replace(params=half))
+    expected = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), saved[1].params)
+    jax.tree.map(np.testing.assert_array_equal, restored.params, expected)
+    assert restored.opt_state is not None and restored.params["first"]["kernel"].dtype == jnp.bfloat16
+
+
+def test_a_rule_for_spikes_may_come_and_go(saved, tmp_path):
+    """The running means start anew in a run that had none, and are dropped by one that wants none."""
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    rule = make_layout(ToyTask(), WITH_EMA, 10, mesh, sharding.make_rules(), SpikeConfig(grad_norm=5.0))
+    with open_checkpoints(saved[0]) as checkpoints:
+        restored, position = checkpoints.restore(3, rule.abstract)
+    assert {name: float(value) for name, value in restored.recent.items()} == {"grad_norm": 0, "loss": 0, "steps": 0}
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, restored, position)
+    with open_checkpoints(tmp_path) as checkpoints:
+        without, _ = checkpoints.restore(3, layout_on(MeshConfig(), jax.devices()[:1]).abstract)
+        jax.tree.map(np.testing.assert_array_equal, without, saved[1])
+
+
+def test_a_damaged_file_is_named(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "run")
+    file = max((tmp_path / "run" / "checkpoints" / "3").rglob("d/*"), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"3 is damaged: {file} has"):
+        restore_variables(tmp_path / "run")
+    assert restore_variables(tmp_path / "run", 2).meta["step"] == 2
 
 
 @pytest.mark.parametrize("num_devices", [8, 1])

@@ -95,6 +95,9 @@ class ToyTask:
             yield {"x": x[mine], "y": y[mine]}
             start += 1
 
+    def documents(self, batch):
+        return [f"{batch}/{row}" for row in range(self.batch_size)]
+
     def describe(self):
         return {"data": self.fingerprint}
 

@@ -99,6 +99,10 @@ class ContrastiveTask:
             yield {"images": images, "tokens": tokens, "lengths": lengths}
             batch += 1
 
+    def documents(self, batch: int) -> list[str]:
+        """Its pictures."""
+        return self._order.keys(batch, 0, 1)
+
     def describe(self) -> dict[str, str]:
         """Fingerprints of pictures and text tokenizer."""
         return {"pictures": self._pictures.fingerprint, "text_tokenizer": self.text_tokenizer.fingerprint}

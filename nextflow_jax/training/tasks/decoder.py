@@ -116,6 +116,11 @@ class DecoderTask:
             plan=self._plan,
         )
 
+    def documents(self, batch: int) -> list[str]:
+        """By the plan; a document that was extracted several times has the number of the draw in its key."""
+        index = self._shards.index("train")
+        return [index.key(record) for row in self._plan.batch(batch) for record in row.records.tolist()]
+
     def describe(self) -> dict[str, str]:
         """Fingerprints of the tokenizers and the shards."""
         return {**self._fingerprints, "shards": self._shards.fingerprint}

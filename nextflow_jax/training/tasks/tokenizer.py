@@ -177,6 +177,10 @@ class TokenizerTask:
             yield {"images": readable_images(self._pictures, keys, size)[1]}
             batch += 1
 
+    def documents(self, batch: int) -> list[str]:
+        """Its pictures."""
+        return self._order.keys(batch, 0, 1)[1]
+
     def describe(self) -> dict[str, str]:
         """Fingerprints of pictures and teacher."""
         teacher = {"teacher": self._teacher.fingerprint} if self._teacher else {}
@@ -252,7 +256,7 @@ def load_teacher(experiment: TokenizerExperiment) -> Teacher:
             f"config.teacher = {experiment.teacher!r}: holds a run of kind {restored.config['kind']!r}; "
             "give the --workdir of a contrastive one"
         )
-    config = from_config_dict(DualEncoderConfig, restored.config["model"], f"{experiment.teacher}: config.model")
+    config = from_config_dict(DualEncoderConfig, restored.config["model"], f"{experiment.teacher}: config.model", True)
     pairs = {
         "model.teacher_width": (experiment.model.teacher_width, config.vit.transformer.width),
         "model.vit.patch": (experiment.model.vit.patch, config.vit.patch),

@@ -1,0 +1,169 @@
+"""Is a job of several processes the same run as one process, and does it survive kill -9 and SIGTERM at any moment?
+
+Four processes of two simulated CPU devices each train the OpenMoji quickstart's smoke decoder on a mesh of data 2 x
+fsdp 2 x tensor 2, started by `python -m nextflow_jax.supervise`. The same run is done by one process with one device,
+undisturbed; its losses are the reference. Then, with random delays counted from each start of the processes (imports,
+compilation, restoring and saving are hit as well as steps):
+
+- kill: one process at random gets SIGKILL, again and again; the supervisor starts all anew;
+- stop: the supervisor gets SIGTERM, and the same command is given again.
+
+Steps that a killed run did again are compared as they stand in its metrics.jsonl at the end; parameters, moments and
+data position by the checksum of the last checkpoint's arrays.
+
+Command (the shards of a smoke quickstart, `launch/quickstart.sh --smoke`, are in SHARDS):
+
+    python experiments/bench/multi_process.py --shards SHARDS --out DIR [--moments 20] [--only alone,together,kill,stop]
+
+Cost: TODO
+Result: TODO
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from nextflow_jax.training.checkpoint import checkpoint_steps, restore_variables
+from nextflow_jax.training.metrics import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+EXPERIMENT = "experiments/openmoji/quickstart.py:decoder,smoke"
+PROCESSES, DEVICES = 4, 2
+LATEST_MOMENT = 45.0
+"""Seconds after a start within which it is disturbed: starting takes about half of them on two busy cores."""
+
+
+def train_command(shards: str, workdir: pathlib.Path, steps: int, *more: str) -> list[str]:
+    """The command of every process."""
+    settings = {"pipeline.shards": shards, "train.steps": steps, "train.batch_size": 8, "train.checkpoint_every": 4}
+    settings |= {"train.log_every": 1, "train.tensorboard": False}
+    overrides = [f"--config.{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "nextflow_jax.train", "--config", EXPERIMENT, "--workdir", str(workdir)]
+    return [*command, *overrides, *more]
+
+
+def supervised(shards: str, workdir: pathlib.Path, steps: int) -> list[str]:
+    """The command of the job of several processes."""
+    supervise = [sys.executable, "-m", "nextflow_jax.supervise", "--processes", str(PROCESSES), "--devices"]
+    supervise += [str(DEVICES), "--max_restarts", "1000", "--pause", "0.2", "--grace", "2", "--"]
+    mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
+    return [*supervise, *train_command(shards, workdir, steps, "--distributed", *mesh)]
+
+
+def start(command: list[str], log: pathlib.Path) -> subprocess.Popen:
+    """Starts a command in the repository's root; what it says goes to the end of a file."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    with log.open("a") as file:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+
+
+def finished(workdir: pathlib.Path, steps: int) -> bool:
+    """Whether the last checkpoint is there."""
+    return steps in checkpoint_steps(workdir)
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """Ids of the processes that one started."""
+    path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def kill_at_random(command: list[str], workdir: pathlib.Path, steps: int, moments: int, rng: random.Random) -> int:
+    """Runs the job to its end while one process after another is killed; returns how many were."""
+    killed, before = 0, set()
+    job = start(command, workdir.with_suffix(".log"))
+    while job.poll() is None and killed < moments:
+        alive = children(job)
+        if len(alive) < PROCESSES or before & set(alive):
+            time.sleep(0.1)
+            continue
+        before = set(alive)
+        end = time.monotonic() + rng.uniform(0, LATEST_MOMENT)
+        while job.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        victims = [child for child in children(job) if child in before]
+        if victims and job.poll() is None:
+            os.kill(rng.choice(victims), signal.SIGKILL)
+            killed += 1
+    job.wait()
+    return killed
+
+
+def stop_at_random(command: list[str], workdir: pathlib.Path, steps: int, moments: int, rng: random.Random) -> int:
+    """Runs the job to its end while it is told to stop and started again; returns how often it was stopped."""
+    stopped = 0
+    while not finished(workdir, steps):
+        job = start(command, workdir.with_suffix(".log"))
+        if stopped < moments:
+            time.sleep(rng.uniform(0, LATEST_MOMENT))
+            if job.poll() is None:
+                job.send_signal(signal.SIGTERM)
+                stopped += 1
+        job.wait()
+    return stopped
+
+
+def fingerprint(workdir: pathlib.Path) -> str:
+    """Of the parameters in the last checkpoint."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(restore_variables(workdir).params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def compare(workdir: pathlib.Path, reference: pathlib.Path) -> dict[str, object]:
+    """Steps logged, the largest difference of a loss, and whether the weights are the same to the bit."""
+    ours, theirs = ({record["step"]: record["loss"] for record in read_metrics(path)} for path in (workdir, reference))
+    return {
+        "steps": len(ours),
+        "all_steps": ours.keys() == theirs.keys(),
+        "largest_loss_difference": max(abs(ours[step] - theirs[step]) for step in ours.keys() & theirs.keys()),
+        "same_weights": fingerprint(workdir) == fingerprint(reference),
+    }
+
+
+def main() -> None:
+    """Does the runs that were asked for; prints one JSON line each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", required=True)
+    parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="alone,together,kill,stop")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    alone, together = options.out / "alone", options.out / "together"
+    for name in options.only.split(","):
+        begin = time.monotonic()
+        rng = random.Random(f"{options.seed} {name}")
+        record: dict[str, object] = {"run": name}
+        if name in ("alone", "together"):
+            make = train_command if name == "alone" else supervised
+            start(make(options.shards, options.out / name, options.steps), options.out / f"{name}.log").wait()
+            if name == "together":
+                record |= compare(together, alone)
+        else:
+            disturb = kill_at_random if name == "kill" else stop_at_random
+            moments, runs = 0, []
+            while moments < options.moments:
+                workdir = options.out / f"{name}{len(runs)}"
+                command = supervised(options.shards, workdir, options.steps)
+                moments += disturb(command, workdir, options.steps, options.moments - moments, rng)
+                runs.append(compare(workdir, together))
+            record |= {"moments": moments, "runs": runs}
+        print(json.dumps({**record, "seconds": round(time.monotonic() - begin, 1)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
