@@ -75,7 +75,7 @@ def histogram(title: str, unit: str, counts: Mapping[str, collections.Counter[in
 def quantile_table(
     title: str, unit: str, counted: str, values: Mapping[str, Int[np.ndarray, "_"]], *, with_sum: bool
 ) -> Table:
-    """Quantiles of each name's numbers, how many there are (of what `counted` says), and their sum where it is asked."""
+    """Quantiles of each name's numbers, how many there are (of what `counted` says), and their sum where asked."""
     rows = []
     for name, each in values.items():
         if len(each):
