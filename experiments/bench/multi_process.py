@@ -6,14 +6,14 @@ undisturbed; its losses are the reference. Then, with random delays counted from
 compilation, restoring and saving are hit as well as steps):
 
 - kill: one process at random gets SIGKILL, again and again; the supervisor starts all anew;
-- stop: the supervisor gets SIGTERM, and the same command is given again.
+- stop: the supervisor gets SIGTERM, and the same command is given again; stop_alone: likewise for the one process.
 
 Steps that a killed run did again are compared as they stand in its metrics.jsonl at the end; parameters, moments and
 data position by the checksum of the last checkpoint's arrays.
 
 Command (the shards of a smoke quickstart, `launch/quickstart.sh --smoke`, are in SHARDS):
 
-    python experiments/bench/multi_process.py --shards SHARDS --out DIR [--moments 20] [--only alone,together,kill,stop]
+    python experiments/bench/multi_process.py --shards SHARDS --out DIR --steps 40 [--only alone,together]
 
 Cost: TODO
 Result: TODO
@@ -39,7 +39,7 @@ from nextflow_jax.training.metrics import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENT = "experiments/openmoji/quickstart.py:decoder,smoke"
 PROCESSES, DEVICES = 4, 2
-LATEST_MOMENT = 45.0
+LATEST_MOMENTS = {"kill": 45.0, "stop": 45.0, "stop_alone": 25.0}
 """Seconds after a start within which it is disturbed: starting takes about half of them on two busy cores."""
 
 
@@ -78,7 +78,9 @@ def children(process: subprocess.Popen) -> list[int]:
     return [int(child) for child in path.read_text().split()] if path.exists() else []
 
 
-def kill_at_random(command: list[str], workdir: pathlib.Path, steps: int, moments: int, rng: random.Random) -> int:
+def kill_at_random(
+    command: list[str], workdir: pathlib.Path, steps: int, moments: int, latest: float, rng: random.Random
+) -> int:
     """Runs the job to its end while one process after another is killed; returns how many were."""
     killed, before = 0, set()
     job = start(command, workdir.with_suffix(".log"))
@@ -88,7 +90,7 @@ def kill_at_random(command: list[str], workdir: pathlib.Path, steps: int, moment
             time.sleep(0.1)
             continue
         before = set(alive)
-        end = time.monotonic() + rng.uniform(0, LATEST_MOMENT)
+        end = time.monotonic() + rng.uniform(0, latest)
         while job.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         victims = [child for child in children(job) if child in before]
@@ -99,13 +101,15 @@ def kill_at_random(command: list[str], workdir: pathlib.Path, steps: int, moment
     return killed
 
 
-def stop_at_random(command: list[str], workdir: pathlib.Path, steps: int, moments: int, rng: random.Random) -> int:
+def stop_at_random(
+    command: list[str], workdir: pathlib.Path, steps: int, moments: int, latest: float, rng: random.Random
+) -> int:
     """Runs the job to its end while it is told to stop and started again; returns how often it was stopped."""
     stopped = 0
     while not finished(workdir, steps):
         job = start(command, workdir.with_suffix(".log"))
         if stopped < moments:
-            time.sleep(rng.uniform(0, LATEST_MOMENT))
+            time.sleep(rng.uniform(0, latest))
             if job.poll() is None:
                 job.send_signal(signal.SIGTERM)
                 stopped += 1
@@ -140,7 +144,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="alone,together,kill,stop")
+    parser.add_argument("--only", default="alone,together,kill,stop,stop_alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     alone, together = options.out / "alone", options.out / "together"
@@ -155,12 +159,14 @@ def main() -> None:
                 record |= compare(together, alone)
         else:
             disturb = kill_at_random if name == "kill" else stop_at_random
+            make, reference = (train_command, alone) if name == "stop_alone" else (supervised, together)
             moments, runs = 0, []
             while moments < options.moments:
                 workdir = options.out / f"{name}{len(runs)}"
-                command = supervised(options.shards, workdir, options.steps)
-                moments += disturb(command, workdir, options.steps, options.moments - moments, rng)
-                runs.append(compare(workdir, together))
+                command = make(options.shards, workdir, options.steps)
+                left, latest = options.moments - moments, LATEST_MOMENTS[name]
+                moments += disturb(command, workdir, options.steps, left, latest, rng)
+                runs.append(compare(workdir, reference))
             record |= {"moments": moments, "runs": runs}
         print(json.dumps({**record, "seconds": round(time.monotonic() - begin, 1)}), flush=True)
 

@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -29,7 +31,7 @@ NEWEST = -1
 DECODER = "decoder"
 """The kind of run that published text models start."""
 
-PATTERNS = ("fresh", "drop", "pixel_half")
+PATTERNS = ("fresh", "drop", "pixel_half", "grow")
 """Fields with regular expressions."""
 
 _SHOWN = 8
@@ -55,6 +57,9 @@ class InitFromConfig:
     """Our codebook arrays of which the source has the pixel half alone (a single codebook before a dual one). It
     becomes their last columns; the semantic half starts at zero, so that at first pixels alone choose the codes, whose
     semantic halves then follow what chose them."""
+    grow: tuple[str, ...] = ()
+    """Our arrays that are larger than the source's, e.g. "embedding/scales" of a stage with more scales: what the
+    source has comes first in every dimension, the rest keeps its initial values."""
 
     def faults(self) -> Iterator[Fault]:
         """The rules these settings break."""
@@ -104,11 +109,13 @@ class WarmStart:
     """By "collection/path"; arrays that stay fresh are not here."""
     origin: str
     """Which checkpoint they are of."""
+    grown: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Likewise, of arrays of which they are the first part."""
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return len(self.arrays)
+        return len(self.arrays) + len(self.grown)
 
     @property
     def given(self) -> frozenset[str]:
@@ -117,7 +124,9 @@ class WarmStart:
 
     def apply(self, variables: Any) -> Any:
         """The variables with the arrays put in their places."""
-        return traverse_util.unflatten_dict({**_flat(variables), **self.arrays}, sep="/")
+        flat = _flat(variables)
+        grown = {name: _with_first(flat[name], part) for name, part in self.grown.items()}
+        return traverse_util.unflatten_dict({**flat, **self.arrays, **grown}, sep="/")
 
 
 def load_warm_start(config: InitFromConfig, abstract: Any) -> WarmStart:
@@ -135,7 +144,7 @@ def load_warm_start(config: InitFromConfig, abstract: Any) -> WarmStart:
     theirs = _flat({"params": source.params, **source.variables})
     ours = _flat(abstract)
     faults = [*_unmatched(config, ours, theirs)]
-    taken, lacking, misfits = {}, [], []
+    taken, grown, lacking, misfits = {}, {}, [], []
     for name, wanted in ours.items():
         if _matches(config.fresh, name):
             continue
@@ -143,7 +152,9 @@ def load_warm_start(config: InitFromConfig, abstract: Any) -> WarmStart:
             lacking.append(name)
             continue
         found = _with_semantic_half(theirs[name], wanted) if _matches(config.pixel_half, name) else theirs[name]
-        if (found.shape, found.dtype) == (wanted.shape, wanted.dtype):
+        if _matches(config.grow, name) and _fits_in(found, wanted):
+            grown[name] = found
+        elif (found.shape, found.dtype) == (wanted.shape, wanted.dtype):
             taken[name] = found
         else:
             misfits.append(f"{name} {_kind(theirs[name])}, here {_kind(wanted)}")
@@ -155,7 +166,7 @@ def load_warm_start(config: InitFromConfig, abstract: Any) -> WarmStart:
         raise UserError(
             f"config.init_from.workdir = {config.workdir!r}, step {source.meta['step']}: {'; '.join(faults)}"
         )
-    return WarmStart(taken, _origin(source))
+    return WarmStart(taken, _origin(source), grown)
 
 
 def _origin(source: Restored) -> str:
@@ -173,8 +184,18 @@ def _with_semantic_half(half: np.ndarray, wanted: Any) -> np.ndarray:
     return np.pad(half, before)
 
 
+def _fits_in(found: np.ndarray, wanted: Any) -> bool:
+    same = found.dtype == wanted.dtype and found.ndim == len(wanted.shape)
+    return same and all(size <= room for size, room in zip(found.shape, wanted.shape))
+
+
+def _with_first(array: Any, part: np.ndarray) -> jax.Array:
+    """The array with its first entries along every dimension replaced."""
+    return jnp.asarray(array).at[tuple(slice(0, size) for size in part.shape)].set(part)
+
+
 def _unmatched(config: InitFromConfig, ours: Iterable[str], theirs: Iterable[str]) -> Iterator[str]:
-    for field, names in (("fresh", ours), ("drop", theirs), ("pixel_half", ours)):
+    for field, names in (("fresh", ours), ("drop", theirs), ("pixel_half", ours), ("grow", ours)):
         for pattern in getattr(config, field):
             if not any(re.search(pattern, name) for name in names):
                 yield f"{field} {pattern!r} matches nothing; {nearest(pattern, list(names))}"

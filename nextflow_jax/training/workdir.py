@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from nextflow_jax.config import to_plain_dict
+from nextflow_jax.config import from_config_dict, to_plain_dict
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.settings import Experiment
 
@@ -75,6 +75,9 @@ def check_resume(experiment: Experiment, fingerprints: Mapping[str, str], meta: 
       UserError: lists every difference: field, value in the checkpoint, value now.
     """
     now, then = to_plain_dict(experiment), meta["config"]
+    if then["kind"] == experiment.kind:
+        # An earlier version did what the defaults of fields say that it did not know.
+        then = to_plain_dict(from_config_dict(type(experiment), then, "the checkpoint's config", fill=True))
     differences = []
     for field in experiment.FIXED:
         for name, old, new in _differences(f"config.{field}", then.get(field, ABSENT), now[field]):

@@ -65,6 +65,17 @@ def test_what_is_taken_what_stays_fresh_and_the_semantic_half(source):
     np.testing.assert_array_equal(made["codebook"]["embedding"][:, :3], 0)
 
 
+def test_grown_arrays_keep_what_is_new(source):
+    ours = wanted(**{"codebook/embedding": ((6, 2), np.float32)})
+    start = load_warm_start(config_of(source, pixel_half=(), grow=("codebook/embedding",)), ours)
+    made = start.apply(jax.tree.map(lambda leaf: np.full(leaf.shape, -1, leaf.dtype), ours))["codebook"]["embedding"]
+    np.testing.assert_array_equal(made[:4], SOURCE["codebook"]["embedding"])
+    np.testing.assert_array_equal(made[4:], -1)
+    smaller = wanted(**{"codebook/embedding": ((3, 2), np.float32)})
+    with pytest.raises(UserError, match=r"codebook/embedding float32\(4, 2\), here float32\(3, 2\)"):
+        load_warm_start(config_of(source, pixel_half=(), grow=("codebook/embedding",)), smaller)
+
+
 def test_one_message_for_all_misfits(source):
     ours = wanted(**{"params/more/bias": ((1,), np.float32), "codebook/age": ((4,), np.float32)})
     ours["params"]["pixel"]["kernel"] = jax.ShapeDtypeStruct((3, 3), np.float32)

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 
 from nextflow_jax.config import to_plain_dict
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.experiment import ContrastiveExperiment
-from nextflow_jax.training.workdir import check_resume, prepare_workdir
+from nextflow_jax.training.workdir import check_resume, prepare_workdir, require_space
 
 EXPERIMENT = ContrastiveExperiment()
 META = {"step": 5, "config": to_plain_dict(EXPERIMENT), "fingerprints": {"pictures": "a"}}
@@ -20,6 +22,18 @@ def with_model(**fields):
 def test_made_with_its_parents(tmp_path):
     folder = prepare_workdir(tmp_path / "a" / "b")
     assert folder.is_dir() and not list(folder.iterdir())
+
+
+def test_fields_that_an_older_version_did_not_know():
+    config = to_plain_dict(EXPERIMENT)
+    del config["recovery"], config["init_from"]["grow"]
+    check_resume(EXPERIMENT, {"pictures": "a"}, {**META, "config": config})
+
+
+def test_no_room_for_a_checkpoint(tmp_path):
+    require_space(tmp_path, {"w": jax.ShapeDtypeStruct((10,), np.float32)})
+    with pytest.raises(UserError, match="GiB are free, and a checkpoint takes up to 3725290298.46; make room"):
+        require_space(tmp_path, {"w": jax.ShapeDtypeStruct((10**9, 10**9), np.float32)})
 
 
 def test_a_file_in_the_way(tmp_path):
