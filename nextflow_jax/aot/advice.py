@@ -60,7 +60,7 @@ def _other_rows(situation: Situation) -> list[str]:
 def _other_remat(situation: Situation) -> list[str]:
     """The policies that keep less."""
     changes = [f"--config.{field}={names[-1]}" for field, names in situation.leaner.items() if names]
-    return [" ".join(changes) + " (computes more again)"] if changes and _room(situation) > 0 else []
+    return [" ".join(changes) + " (keeps less there)"] if changes and _room(situation) > 0 else []
 
 
 def _other_mesh(situation: Situation) -> list[str]:

@@ -27,7 +27,7 @@ def test_fewer_rows_at_once():
 
 def test_a_leaner_policy_comes_with_it():
     changes = advise(situation(leaner=("offload", "full")))
-    assert changes[1] == "--config.model.remat=full (computes more again)"
+    assert changes[1] == "--config.model.remat=full (keeps less there)"
 
 
 def test_data_parallel_copies_of_the_state():
