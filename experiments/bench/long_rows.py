@@ -48,7 +48,7 @@ import numpy as np  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from nextflow_jax import sharding  # noqa: E402
-from nextflow_jax.models.decoder import Decoder  # noqa: E402
+from nextflow_jax.data.pipeline import PipelineConfig  # noqa: E402
 from nextflow_jax.models.presets import decoder_preset  # noqa: E402
 from nextflow_jax.ops.attention import splash  # noqa: E402
 from nextflow_jax.ops.attention.sharded import computed_by  # noqa: E402
@@ -58,24 +58,13 @@ from nextflow_jax.training.experiment import DecoderExperiment  # noqa: E402
 from nextflow_jax.training.settings import TrainConfig  # noqa: E402
 from nextflow_jax.training.state import make_layout, num_parameters  # noqa: E402
 from nextflow_jax.training.step import lower_step  # noqa: E402
-from nextflow_jax.training.tasks.decoder import DecoderTask  # noqa: E402
+from nextflow_jax.training.tasks.planned import plan_task  # noqa: E402
 from nextflow_jax.vocabulary import Vocabulary  # noqa: E402
 
 VOCABULARY = Vocabulary(text_size=151_936, codebook_size=32_768)
 CODE_DIM, MAX_SCALES = 40, 19
 IMAGES = 5
 """Of the 1024 level, in a row of 65,536; shorter rows hold as many as fit."""
-
-
-class PlannedTask(DecoderTask):
-    """The decoder's task without its files: batches have shapes and no values."""
-
-    def __init__(self, experiment: DecoderExperiment, row: Sequence) -> None:
-        self._experiment = experiment
-        self._model = Decoder(experiment.model)
-        rows = experiment.train.batch_size
-        arrays = row.arrays().items()
-        self._spec = {name: jax.ShapeDtypeStruct((rows, *array.shape), array.dtype) for name, array in arrays}
 
 
 def long_row(length: int) -> Sequence:
@@ -102,8 +91,9 @@ def compile_step(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     overrides = (("embed", ("fsdp",)),) if arguments.copies else ()
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    experiment = DecoderExperiment(model=model, train=TrainConfig(batch_size=rows))
-    task = PlannedTask(experiment, long_row(arguments.length))
+    pipeline = PipelineConfig(row_length=arguments.length)
+    experiment = DecoderExperiment(model=model, train=TrainConfig(batch_size=rows), pipeline=pipeline)
+    task = plan_task(experiment).task
     layout = make_layout(task, experiment.optimizer, 1000, mesh, sharding.make_rules(overrides))
     result = {"chips": len(devices), "rows": rows, "parameters": num_parameters(layout.abstract.params)}
     begin = time.perf_counter()

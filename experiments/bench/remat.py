@@ -34,12 +34,14 @@ import jax
 from jax.experimental import topologies
 
 from nextflow_jax import sharding
+from nextflow_jax.data.pipeline import PipelineConfig
 from nextflow_jax.models.presets import decoder_preset
 from nextflow_jax.models.remat import REMAT_POLICIES
 from nextflow_jax.training.experiment import DecoderExperiment
 from nextflow_jax.training.settings import TrainConfig
 from nextflow_jax.training.state import make_layout, num_parameters
 from nextflow_jax.training.step import lower_step
+from nextflow_jax.training.tasks.planned import plan_task
 
 GIB = 2**30
 
@@ -58,8 +60,8 @@ def measure(policy: str, arguments: argparse.Namespace) -> dict[str, Any]:
     )
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=len(devices)), devices)
     train = TrainConfig(batch_size=len(devices) * arguments.accumulate, accumulate=arguments.accumulate)
-    experiment = DecoderExperiment(model=model, train=train)
-    task = long_rows.PlannedTask(experiment, long_rows.long_row(arguments.length))
+    experiment = DecoderExperiment(model=model, train=train, pipeline=PipelineConfig(row_length=arguments.length))
+    task = plan_task(experiment).task
     layout = make_layout(task, experiment.optimizer, 1000, mesh, sharding.make_rules())
     result = {"policy": policy, "chips": len(devices), "parameters": num_parameters(layout.abstract.params)}
     begin = time.perf_counter()

@@ -35,6 +35,7 @@ from flax.core import meta  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from nextflow_jax import sharding  # noqa: E402
+from nextflow_jax.aot.chips import CHIPS, GIB  # noqa: E402
 from nextflow_jax.data.pictures import PicturesConfig  # noqa: E402
 from nextflow_jax.training.experiment import TokenizerExperiment  # noqa: E402
 from nextflow_jax.training.optimizer import OptimizerConfig  # noqa: E402
@@ -50,7 +51,7 @@ from nextflow_jax.vision.presets import nextflow_tokenizer, siglip2  # noqa: E40
 from nextflow_jax.vision.tokenizer import VisionTokenizer, VisionTokenizerConfig  # noqa: E402
 from nextflow_jax.vision.vit import ViT  # noqa: E402
 
-LIMITS = {"v5e": 15.75, "v6e": 31.25, "v5p": 95.74, "tpu7x": 94.75}
+LIMITS = {name: chip.hbm_limit / GIB for name, chip in CHIPS.items()}
 """GiB a chip that the compiler lets a program have."""
 
 
