@@ -67,7 +67,8 @@ def training_step(experiment: Experiment, topology: Topology) -> PlannedProgram:
     preflight(experiment, extra=[dataclasses.replace(fault, field=f"config.{fault.field}") for fault in faults])
     mesh = sharding.make_mesh(experiment.mesh, topology.devices)
     train = experiment.train
-    layout = make_layout(task, experiment.optimizer, train.steps, mesh, experiment.state_rules())
+    spikes = experiment.recovery.spikes
+    layout = make_layout(task, experiment.optimizer, train.steps, mesh, experiment.state_rules(), spikes)
     rules = layout.rules
     spec = max(task.batch_specs(), key=_elements)
     with sharding.logical_context(mesh, rules):
