@@ -10,7 +10,7 @@ import jax
 DIRECTORY_VARIABLE = "NEXTFLOW_JAX_CACHE"
 """Environment variable with the cache's folder; the empty string switches the cache off."""
 
-_MINIMUM_COMPILE_SECONDS = 0.5
+_MINIMUM_COMPILE_SECONDS = 0.05
 
 
 def enable(directory: str | os.PathLike | None = None) -> pathlib.Path | None:

@@ -9,8 +9,12 @@ Command (SHARDS: of a smoke quickstart, `launch/quickstart.sh --smoke`; each par
     python experiments/bench/checkpointing.py soak
     python experiments/bench/checkpointing.py start --shards SHARDS
 
-Cost: COST
-Result: RESULT
+Cost: 2 CPU cores, soak about a minute (less on idle ones), start 20 s.
+Result: (jax 0.10.2, Orbax 0.12.8, Python 3.11; start with nothing else running, soak of 120 saves on busy cores)
+soak: 358 MiB after the first save, 444 after the 10th, 556 after the 50th, 561 after the 100th, 568 after the 120th: it
+levels off. start: 11.8 s cold, 4.7 s warm, 39%: of the warm start compiling (tracing and reading the cache) is 1.4 s,
+making data and state 1.4 s and importing most of the rest, so that at this size there is too little to compile for
+less. Programs that took 0.05 s to compile are kept; when it was 0.5 s, starts took 13.9 and 5.8 s.
 """
 
 import argparse
