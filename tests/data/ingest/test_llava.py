@@ -49,6 +49,7 @@ def lines(records):
         ("talk.jsonl", lines(RECORDS)),
         ("talk.jsonl.gz", gzip.compress(lines(RECORDS))),
     ],
+    ids=["array", "array after a mark", "packed array", "lines", "packed lines"],  # gzip's bytes have the time in them
 )
 def test_arrays_and_lines(tmp_path, name, data):
     found = read(tmp_path, data, name)
