@@ -2,8 +2,8 @@
 
 Four processes of two simulated CPU devices each train the OpenMoji quickstart's smoke decoder on a mesh of data 2 x
 fsdp 2 x tensor 2, started by `python -m nextflow_jax.supervise`. The same run is done by one process with one device,
-undisturbed; its losses are the reference. Then, with random delays counted from each start of the processes (imports,
-compilation, restoring and saving are hit as well as steps):
+undisturbed; its losses are the reference. Then, at random moments, by turns counted from each start of the processes
+(imports, compilation, restoring are hit) and from the first step after it (steps and saving are):
 
 - kill: one process at random gets SIGKILL, again and again; the supervisor starts all anew;
 - stop: the supervisor gets SIGTERM, and the same command is given again; stop_alone: likewise for the one process.
@@ -44,8 +44,10 @@ from nextflow_jax.training.metrics import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENT = "experiments/openmoji/quickstart.py:decoder,smoke"
 PROCESSES, DEVICES = 4, 2
-LATEST_MOMENTS = {"kill": 45.0, "stop": 45.0, "stop_alone": 25.0}
-"""Seconds after a start within which it is disturbed: starting takes about half of them on two busy cores."""
+STARTING = 20.0
+"""Seconds after a start within which it is disturbed, in every other turn."""
+STEPPING = 6.0
+"""Seconds after the first step within which it is disturbed, in the turns between."""
 
 
 def train_command(shards: str, workdir: pathlib.Path, steps: int, *more: str) -> list[str]:
@@ -83,41 +85,56 @@ def children(process: subprocess.Popen) -> list[int]:
     return [int(child) for child in path.read_text().split()] if path.exists() else []
 
 
-def kill_at_random(
-    command: list[str], workdir: pathlib.Path, steps: int, moments: int, latest: float, rng: random.Random
-) -> int:
-    """Runs the job to its end while one process after another is killed; returns how many were."""
-    killed, before = 0, set()
+def wait_for_moment(job: subprocess.Popen, workdir: pathlib.Path, among_steps: bool, rng: random.Random) -> None:
+    """Returns at a random moment of a start that has just begun, or when the job has ended."""
+    began = time.time()
+    while among_steps and job.poll() is None:
+        records = read_metrics(workdir) if workdir.is_dir() else []
+        if records and records[-1]["time"] > began:
+            break
+        time.sleep(0.05)
+    end = time.monotonic() + rng.uniform(0, STEPPING if among_steps else STARTING)
+    while job.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def last_step(workdir: pathlib.Path) -> int:
+    """The last one in its metrics; 0 before the first."""
+    records = read_metrics(workdir)
+    return records[-1]["step"] if records else 0
+
+
+def kill_at_random(command: list[str], workdir: pathlib.Path, moments: int, rng: random.Random) -> list[int]:
+    """Runs the job to its end while one process after another is killed; returns the steps after which they were."""
+    killed, before = [], set()
     job = start(command, workdir.with_suffix(".log"))
-    while job.poll() is None and killed < moments:
+    while job.poll() is None and len(killed) < moments:
         alive = children(job)
         if len(alive) < PROCESSES or before & set(alive):
             time.sleep(0.1)
             continue
         before = set(alive)
-        end = time.monotonic() + rng.uniform(0, latest)
-        while job.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_for_moment(job, workdir, len(killed) % 2 == 0, rng)
         victims = [child for child in children(job) if child in before]
         if victims and job.poll() is None:
             os.kill(rng.choice(victims), signal.SIGKILL)
-            killed += 1
+            killed.append(last_step(workdir))
     job.wait()
     return killed
 
 
 def stop_at_random(
-    command: list[str], workdir: pathlib.Path, steps: int, moments: int, latest: float, rng: random.Random
-) -> int:
-    """Runs the job to its end while it is told to stop and started again; returns how often it was stopped."""
-    stopped = 0
+    command: list[str], workdir: pathlib.Path, steps: int, moments: int, rng: random.Random
+) -> list[int]:
+    """Runs the job to its end while it is told to stop and started again; returns the steps after which it was."""
+    stopped = []
     while not finished(workdir, steps):
         job = start(command, workdir.with_suffix(".log"))
-        if stopped < moments:
-            time.sleep(rng.uniform(0, latest))
+        if len(stopped) < moments:
+            wait_for_moment(job, workdir, len(stopped) % 2 == 0, rng)
             if job.poll() is None:
                 job.send_signal(signal.SIGTERM)
-                stopped += 1
+                stopped.append(last_step(workdir))
         job.wait()
     return stopped
 
@@ -163,15 +180,18 @@ def main() -> None:
             if name == "together":
                 record |= compare(together, alone)
         else:
-            disturb = kill_at_random if name == "kill" else stop_at_random
             make, reference = (train_command, alone) if name == "stop_alone" else (supervised, together)
             moments, runs = 0, []
             while moments < options.moments:
                 workdir = options.out / f"{name}{len(runs)}"
                 command = make(options.shards, workdir, options.steps)
-                left, latest = options.moments - moments, LATEST_MOMENTS[name]
-                moments += disturb(command, workdir, options.steps, left, latest, rng)
-                runs.append(compare(workdir, reference))
+                left = options.moments - moments
+                if name == "kill":
+                    after = kill_at_random(command, workdir, left, rng)
+                else:
+                    after = stop_at_random(command, workdir, options.steps, left, rng)
+                moments += len(after)
+                runs.append({"after_steps": after, **compare(workdir, reference)})
             record |= {"moments": moments, "runs": runs}
         print(json.dumps({**record, "seconds": round(time.monotonic() - begin, 1)}), flush=True)
 
