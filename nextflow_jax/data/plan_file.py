@@ -26,6 +26,8 @@ _NOT_PLANNED = {
 }
 """Fields of a pipeline's configuration that say nothing of which documents lie where."""
 
+_COLUMNS = tuple(field.name for field in dataclasses.fields(RowPlan))
+
 _AGAIN = "write it again with python -m nextflow_jax.plan_rows"
 
 
@@ -48,7 +50,7 @@ def plan_settings(
 
 
 def write_plan(path: pathlib.Path, plan: PlannedRows, start: int, stop: int, settings: dict[str, Any]) -> None:
-    """Writes the rows of global batches start..stop-1, about ten bytes a document.
+    """Writes the rows of global batches start..stop-1, eighteen bytes a document.
 
     Args:
       path: an .npz file, which is there whole or not at all.
@@ -62,7 +64,7 @@ def write_plan(path: pathlib.Path, plan: PlannedRows, start: int, stop: int, set
         "start": np.asarray(start),
         "settings": np.asarray(json.dumps(settings)),
         "ends": np.cumsum([0, *(len(row.records) for row in rows)]),
-        **{name: np.concatenate([getattr(row, name) for row in rows]) for name in ("records", "dropped", "inverted")},
+        **{name: np.concatenate([getattr(row, name) for row in rows]) for name in _COLUMNS},
     }
 
     def write(partial: pathlib.Path) -> None:
@@ -115,7 +117,7 @@ class PlanFile:
         size = self._settings["batch_size"]
         first = (n - self._start) * size
         ends = self._arrays["ends"][first : first + size + 1].tolist()
-        columns = (self._arrays["records"], self._arrays["dropped"], self._arrays["inverted"])
+        columns = [self._arrays[name] for name in _COLUMNS]
         return [RowPlan(*(column[begin:end] for column in columns)) for begin, end in zip(ends, ends[1:])]
 
 
