@@ -17,10 +17,11 @@ tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
 
 PICTURES = [encode_picture(seed, (20, 24 + seed)) for seed in range(8)]
 HOSTILE = {5: picture_bomb(), 6: b"words"}
+TEXTS = {4: "", 8: b"caf\xe9"}
 
 
 class Tiny(tensorflow_datasets.core.GeneratorBasedBuilder):
-    """Eight pictures, of which two are none."""
+    """Eight pictures, of which two are none, and one more with a caption that is no UTF-8."""
 
     VERSION = tensorflow_datasets.core.Version("1.0.0")
 
@@ -43,16 +44,16 @@ class Tiny(tensorflow_datasets.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(range(7)), "test": self._generate_examples(range(7, 8))}
+        return {"train": self._generate_examples((*range(7), 8)), "test": self._generate_examples(range(7, 8))}
 
     def _generate_examples(self, numbers):
         for number in numbers:
             yield (
                 number,
                 {
-                    "image": io.BytesIO(HOSTILE.get(number, PICTURES[number])),
+                    "image": io.BytesIO(HOSTILE.get(number, PICTURES[number % 8])),
                     "mask": io.BytesIO(b"no picture that anybody reads"),
-                    "text": "" if number == 4 else f"picture {number}",
+                    "text": TEXTS.get(number, f"picture {number}"),
                     "captions": {"en": f"english {number}", "all": [f"first {number}", "second"]},
                     "objects": [{"name": "tail"}] * (number % 2),
                     "label": number % 2,
@@ -90,7 +91,7 @@ def outcomes(found):
     return [one.reason if isinstance(one, Drop) else shape(one) for one in found]
 
 
-WHOLE = [*([f"picture {n}", n] for n in range(4)), "bad record", "too large", "not an image"]
+WHOLE = [*([f"picture {n}", n] for n in range(4)), "bad record", "too large", "not an image", "not utf-8"]
 
 
 def test_a_folder_gives_all_splits_with_pictures_as_they_are_stored(built):
@@ -98,13 +99,13 @@ def test_a_folder_gives_all_splits_with_pictures_as_they_are_stored(built):
     assert outcomes(found) == [["picture 7", 7], *WHOLE]
     assert [one.label for one in found[:3]] == ["dog", "cat", "dog"]
     assert found[0].key == "tiny/1.0.0/tiny-test.array_record-00000-of-00001/0"
-    assert [one.key.rpartition("/")[2] for one in found[1:]] == [str(number) for number in range(7)]
+    assert [one.key.rpartition("/")[2] for one in found[1:]] == [str(number) for number in range(8)]
     assert found == read(built)
 
 
 def test_a_pattern_gives_one_split(built):
     assert outcomes(read(f"{built}/*-train.array_record*")) == WHOLE
-    assert len(read(f"{built.parent}/*")) == 8
+    assert len(read(f"{built.parent}/*")) == 9
 
 
 @pytest.mark.parametrize("unit_bytes", [1, 300, 1000])
@@ -131,7 +132,7 @@ def test_a_feature_that_may_be_empty(built):
 def test_text_alone(built):
     found = read(f"{built}/*-train*", task="text")
     assert outcomes(found)[:2] == [["picture 0"], ["picture 1"]]
-    assert outcomes(found)[4:] == ["nothing to learn", ["picture 5"], ["picture 6"]]
+    assert outcomes(found)[4:] == ["nothing to learn", ["picture 5"], ["picture 6"], "not utf-8"]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_damaged_records_are_counted(copy):
     data[at : at + 40] = bytes(40)
     path.write_bytes(bytes(data))
     found = read(f"{copy}/*-train*")
-    assert len(found) == 7
+    assert len(found) == 8
     assert any(isinstance(one, Drop) and one.reason in ("unreadable source", "not an image") for one in found[:4])
 
 
@@ -192,7 +193,7 @@ def test_tensorflow_is_not_imported(built):
         "from nextflow_jax.data.ingest import tfds\n"
         "from nextflow_jax.data.ingest.config import SourceConfig\n"
         f"config = SourceConfig(name='tiny', format='tfds', paths=({str(built)!r},))\n"
-        "assert len([1 for unit in tfds.units(config) for _ in tfds.read(unit, config)]) == 8\n"
+        "assert len([1 for unit in tfds.units(config) for _ in tfds.read(unit, config)]) == 9\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
