@@ -62,7 +62,8 @@ def train_command(shards: str, workdir: pathlib.Path, steps: int, *more: str) ->
 def supervised(shards: str, workdir: pathlib.Path, steps: int) -> list[str]:
     """The command of the job of several processes."""
     supervise = [sys.executable, "-m", "nextflow_jax.supervise", "--processes", str(PROCESSES), "--devices"]
-    supervise += [str(DEVICES), "--max_restarts", "1000", "--pause", "0.2", "--grace", "2", "--"]
+    # Every start counts as healthy, or the pauses between restarts would grow.
+    supervise += [str(DEVICES), "--pause", "0.2", "--healthy_seconds", "1", "--grace", "2", "--"]
     mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
     return [*supervise, *train_command(shards, workdir, steps, "--distributed", *mesh)]
 
