@@ -92,10 +92,6 @@ class LocalTier:
         arrays = [read(name, leaf) for name, leaf in leaves_by_name(abstract).items()]
         return jax.tree.structure(abstract).unflatten(arrays)
 
-    def drop(self) -> None:
-        """Removes all of them."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
     def _write(self, step: int, pieces: Sequence[tuple[str, tuple, np.ndarray]], about: dict[str, Any]) -> None:
         temporary = self._folder / f"{step}.unfinished"
         try:

@@ -184,12 +184,14 @@ def _run(run: _Run, state: TrainState | None, start: int, position: Position) ->
     """All steps: once through, and again from the last checkpoint after each rollback."""
     while True:
         log = RunLog(
-            *(run.workdir, run.settings, run.program.layout, run.progress, start),
-            *(
-                Window(position.window),
-                run.ledger,
-                functools.partial(_data_statistics, run.task, position.batch - start),
-            ),
+            run.workdir,
+            run.settings,
+            run.program.layout,
+            run.progress,
+            start,
+            Window(position.window),
+            run.ledger,
+            functools.partial(_data_statistics, run.task, position.batch - start),
             position.bad,
         )
         try:

@@ -113,7 +113,7 @@ class DecoderTask:
             accumulate=self._accumulate,
             vocabulary=self._experiment.model.vocabulary,
             cost=row_cost(self._experiment.model),
-            plan=self._plan,
+            plan=None if self._experiment.pipeline.plan_file else self._plan,
         )
 
     def documents(self, batch: int) -> list[str]:
