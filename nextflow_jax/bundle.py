@@ -6,15 +6,16 @@
     text_tokenizer.model           or tokenizer.json; absent where there is no text tokenizer
     README.md                      what it is and how to use it
 
-Reading needs jax, flax, jaxtyping, numpy, safetensors, sentencepiece and pillow. All is checked before it is used:
-names, shapes and dtypes of the arrays against the configuration, contents against the fingerprints.
+Reading needs jax, flax, jaxtyping, numpy, safetensors, sentencepiece and pillow. All is checked before it is used, by
+fingerprints of the configurations together with names, shapes, dtypes and contents of the arrays.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from nextflow_jax import __version__
 from nextflow_jax.config import from_config_dict, preflight, to_plain_dict
-from nextflow_jax.convert.flat import flatten_variables, merge
+from nextflow_jax.convert.flat import flatten_variables, merge, unflatten_variables
 from nextflow_jax.errors import UserError
 from nextflow_jax.models.decoder import Decoder, DecoderConfig, DecoderInputs
 from nextflow_jax.sampling.settings import SamplingSettings
@@ -35,7 +36,7 @@ from nextflow_jax.vision.codec import VisionTokenizerCodec, fingerprint
 from nextflow_jax.vision.tokenizer import VisionTokenizer, VisionTokenizerConfig
 
 FORMAT = 1
-"""Counts changes that an older reader would misread."""
+"""Counts changes that an older reader would misread, and changes of the arrays that a configuration asks for."""
 
 DEFAULTS = SamplingSettings()
 DESCRIPTION_FILE = "bundle.json"
@@ -131,6 +132,16 @@ def load_bundle(path: str | pathlib.Path) -> Bundle:
     return bundle
 
 
+def read_vision_config(path: str | pathlib.Path) -> VisionTokenizerConfig:
+    """The architecture of a bundle's vision tokenizer, by its description alone; no array is read.
+
+    Raises:
+      UserError: no bundle there, another format, or settings that make no sense.
+    """
+    path = pathlib.Path(path)
+    return _read_entry(_VisionEntry, _read_description(path), "vision_tokenizer", path).config
+
+
 def is_bundle(path: str | pathlib.Path) -> bool:
     """Whether a folder holds a bundle."""
     return (pathlib.Path(path) / DESCRIPTION_FILE).is_file()
@@ -158,10 +169,8 @@ class _DecoderEntry:
 
 
 def _load_codec(path: pathlib.Path, entry: _VisionEntry) -> VisionTokenizerCodec:
-    file = path / VISION_FILE
-    codec = VisionTokenizerCodec(entry.config, merge(_load_arrays(file), _abstract_tokenizer(entry.config), str(file)))
-    _check_fingerprint(file, entry.fingerprint, codec.fingerprint)
-    return codec
+    abstract = functools.partial(_abstract_tokenizer, entry.config)
+    return VisionTokenizerCodec(entry.config, _load_variables(path / VISION_FILE, entry, abstract))
 
 
 def _load_text(path: pathlib.Path, entry: _TextEntry | None) -> TextTokenizer | None:
@@ -175,9 +184,8 @@ def _load_text(path: pathlib.Path, entry: _TextEntry | None) -> TextTokenizer | 
 def _load_decoder(path: pathlib.Path, entry: _DecoderEntry | None) -> DecoderPart | None:
     if entry is None:
         return None
-    file = path / DECODER_FILE
-    variables = merge(_load_arrays(file), _abstract_decoder(entry.config, entry.sequence), str(file))
-    _check_fingerprint(file, entry.fingerprint, fingerprint(variables, entry.config))
+    abstract = functools.partial(_abstract_decoder, entry.config, entry.sequence)
+    variables = _load_variables(path / DECODER_FILE, entry, abstract)
     return DecoderPart(entry.config, variables, entry.sequence, entry.last_scale_context, entry.max_positions)
 
 
@@ -278,6 +286,23 @@ def _abstract_decoder(config: DecoderConfig, sequence: SequenceConfig) -> Any:
 
 def _save_arrays(path: pathlib.Path, variables: Mapping[str, Any]) -> None:
     save_file({name: np.asarray(array, order="C") for name, array in flatten_variables(variables).items()}, path)
+
+
+def _load_variables(
+    file: pathlib.Path, entry: _VisionEntry | _DecoderEntry, abstract: Callable[[], Any]
+) -> dict[str, Any]:
+    """The arrays of a part, which are those that its fingerprint was taken of.
+
+    Only where they are not are the model's own shapes asked for, to say what is wrong: making them takes longer than
+    reading the arrays of a small model.
+    """
+    arrays = _load_arrays(file)
+    variables = unflatten_variables(arrays)
+    found = fingerprint(variables, entry.config)
+    if found != entry.fingerprint:
+        merge(arrays, abstract(), str(file))
+    _check_fingerprint(file, entry.fingerprint, found)
+    return variables
 
 
 def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nextflow_jax import sharding
 from nextflow_jax.aot.programs import PlannedProgram, local_bytes, placed, with_known_sizes
 from nextflow_jax.aot.topology import Topology
-from nextflow_jax.bundle import is_bundle, load_bundle
+from nextflow_jax.bundle import is_bundle, read_vision_config
 from nextflow_jax.config import load_experiment
 from nextflow_jax.errors import UserError
 from nextflow_jax.models.cache import make_cache
@@ -142,7 +142,7 @@ def tokenizer_config(tokenizer: str) -> VisionTokenizerConfig:
         )
     path = pathlib.Path(tokenizer)
     if path.is_dir() and is_bundle(path):
-        return load_bundle(path).codec.config
+        return read_vision_config(path)
     experiment = build_experiment(read_meta(path)["config"] if path.is_dir() else load_experiment(tokenizer))
     if not isinstance(experiment, TokenizerExperiment):
         raise UserError(f"--tokenizer {tokenizer}: kind {experiment.kind!r} has no vision tokenizer; give one that has")

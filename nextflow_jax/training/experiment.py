@@ -4,10 +4,10 @@ import dataclasses
 import operator
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
-from nextflow_jax.bundle import load_bundle
+from nextflow_jax.bundle import read_vision_config
 from nextflow_jax.config import Fault, choose, from_config_dict, preflight
 from nextflow_jax.convert.qwen2_5_config import read_tower
 from nextflow_jax.data.extraction import ExtractionConfig
@@ -237,12 +237,11 @@ class DecoderExperiment(Experiment):
             tables are padded (152,064 rows for the 151,665 ids of Qwen2.5's tokenizer).
         """
         manifest = read_manifests(self.pipeline.shards)
-        codec = load_bundle(shard_directories(self.pipeline.shards)[0] / TOKENIZER_DIRECTORY).codec
+        quantizer = read_vision_config(shard_directories(self.pipeline.shards)[0] / TOKENIZER_DIRECTORY).quantizer
         scales = manifest.schedule_family.max_scales + int(self.pipeline.last_scale_context)
-        semantic = codec.config.quantizer.semantic_dim
         weights = self.init_from.weights
         text_size = read_tower(weights).text_size if weights else manifest.text_size
-        known = (text_size, manifest.codebook_size, codec.codebook.shape[1], scales, semantic)
+        known = (text_size, manifest.codebook_size, quantizer.dim, scales, quantizer.semantic_dim)
         differing = [
             f"config.model.{name} = {ours}: the shards have {theirs}"
             for (name, ours), theirs in zip(self.input_sizes().items(), known)
@@ -252,13 +251,13 @@ class DecoderExperiment(Experiment):
             raise UserError(f"{'; '.join(differing)}; {FROM_SHARDS} takes the shards' size")
         return self.with_sizes(*known)
 
-    def load_start(self, abstract: Any) -> WarmStart | PublishedStart | None:
+    def load_start(self, abstract: Callable[[], Any]) -> WarmStart | PublishedStart | None:
         """See `Experiment`."""
         if not self.init_from.weights:
             self._refuse_moved_ids()
             return super().load_start(abstract)
         tokenizer = load_text_tokenizer(shard_directories(self.pipeline.shards)[0] / TOKENIZER_DIRECTORY)
-        return load_published_start(self.init_from.weights, self.model, abstract, tokenizer)
+        return load_published_start(self.init_from.weights, self.model, abstract(), tokenizer)
 
     def _refuse_moved_ids(self) -> None:
         """A larger text vocabulary moves all ids behind it, so its tables do not grow at their ends."""

@@ -167,7 +167,7 @@ def _check_start(
         fingerprints |= {name: value for name, value in found.meta["fingerprints"].items() if name == INIT_FROM}
         check_resume(experiment, fingerprints, found.meta)
         return fingerprints, None
-    warm_start = experiment.load_start(abstract_variables(task))
+    warm_start = experiment.load_start(functools.partial(abstract_variables, task))
     return fingerprints | ({INIT_FROM: warm_start.origin} if warm_start else {}), warm_start
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from nextflow_jax.config import Fault
@@ -129,13 +129,16 @@ class Experiment:
         for fault in self.init_from.input_faults((self.kind,)):
             yield dataclasses.replace(fault, field=f"init_from.{fault.field}")
 
-    def load_start(self, abstract: Any) -> WarmStart | PublishedStart | None:
-        """The weights that `init_from` names, checked against the run's variables by collection (as shapes).
+    def load_start(self, abstract: Callable[[], Any]) -> WarmStart | PublishedStart | None:
+        """The weights that `init_from` names, checked against the run's variables.
+
+        Args:
+          abstract: makes the shapes of these, by collection; not called where nothing is named.
 
         Raises:
           UserError: they cannot be read or do not fit.
         """
-        return load_warm_start(self.init_from, abstract) if self.init_from.workdir else None
+        return load_warm_start(self.init_from, abstract()) if self.init_from.workdir else None
 
     def with_input_sizes(self) -> "Experiment":
         """This experiment with the sizes that its inputs decide; what config.json and checkpoints record."""

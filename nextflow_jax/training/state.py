@@ -44,8 +44,10 @@ class StateLayout:
     mesh: Mesh
     rules: sharding.Rules
     optimizer: Optimizer
+    init: Callable[[jax.Array], Any]
+    """`Task.init` as one compiled function, which laying out and making the state trace once for both."""
     boxed: Any
-    """Abstract variables of `Task.init` with their logical axis names."""
+    """Its abstract variables with their logical axis names."""
     axes: TrainState
     """`sharding.LogicalAxes` of every array."""
     gradients: Any
@@ -78,7 +80,8 @@ def make_layout(
       UserError: a dimension that the mesh does not divide, or a freeze pattern without a match.
     """
     rules = rules if isinstance(rules, sharding.StateRules) else sharding.StateRules.alike(rules)
-    boxed = jax.eval_shape(task.init, stream_key(0, "init"))
+    init = jax.jit(task.init)
+    boxed = init.eval_shape(stream_key(0, "init"))
     variables, axes = dict(meta.unbox(boxed)), sharding.logical_axes(boxed)
     optimizer = make_optimizer(config, steps, variables["params"])
     trained = optimizer.split(variables["params"])[0]
@@ -110,6 +113,7 @@ def make_layout(
         mesh=mesh,
         rules=rules.params,
         optimizer=optimizer,
+        init=init,
         boxed=boxed,
         axes=state_of(axes, optimizer.split(axes["params"])[0], sharding.LogicalAxes()),
         gradients=None if rules.gradients == rules.params else trained_by(rules.gradients),
@@ -138,7 +142,7 @@ def init_state(
     """
     shardings = layout.shardings
     variable_shardings = {"params": shardings.params, **shardings.variables}
-    fresh = _create(task, layout, seed, given)
+    fresh = _create(layout, seed, given)
     variables = dict(_place(start(task.after_init(fresh)), variable_shardings))
     params = variables.pop("params")
     trained = layout.optimizer.split(params)[0]
@@ -169,13 +173,13 @@ def num_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _create(task: Task, layout: StateLayout, seed: int, given: Collection[str]) -> Any:
+def _create(layout: StateLayout, seed: int, given: Collection[str]) -> Any:
     """Fresh variables on the mesh; shapes with shardings where they are given."""
     abstract = _flat({"params": layout.abstract.params, **layout.abstract.variables})
     made = sorted(path for path, leaf in abstract.items() if hasattr(leaf, "shape") and "/".join(path) not in given)
 
     def create(key: jax.Array) -> list[jax.Array]:
-        fresh = _flat(meta.unbox(task.init(key)))
+        fresh = _flat(meta.unbox(layout.init(key)))
         return [fresh[name] for name in made]
 
     arrays = jax.jit(create, out_shardings=[abstract[name].sharding for name in made])(stream_key(seed, "init"))

@@ -62,7 +62,7 @@ def start_state(experiment, devices=1):
     task = make_task(experiment)
     mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:devices])
     layout = make_layout(task, experiment.optimizer, 1, mesh, sharding.make_rules())
-    start = experiment.load_start(abstract_variables(task))
+    start = experiment.load_start(lambda: abstract_variables(task))
     state = init_state(task, layout, 0, start.apply, start.given)
     placements = jax.tree.map(lambda leaf: leaf.sharding, state.params)
     assert placements == layout.shardings.params
@@ -174,9 +174,9 @@ def test_another_tokenizer_or_shape_is_refused(shards, folder, tmp_path):
     model.add_tokens(["another"])
     model.save(str(other / "tokenizer.json"))
     experiment = experiment_of(shards, other).with_input_sizes()
-    abstract = abstract_variables(make_task(experiment))
+    task = make_task(experiment)
     with pytest.raises(UserError, match="fingerprint .* tokenized with .* config.text.path="):
-        experiment.load_start(abstract)
+        experiment.load_start(lambda: abstract_variables(task))
     wide = experiment_of(shards, folder, mlp_width=48, tied_head=True).with_input_sizes()
     with pytest.raises(UserError, match="tied_head = True, there False|mlp_width = 48, there 40"):
-        wide.load_start(abstract)
+        wide.load_start(lambda: abstract_variables(task))
