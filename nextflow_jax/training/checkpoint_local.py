@@ -21,7 +21,7 @@ from nextflow_jax.training.state import TrainState, leaves_by_name
 
 _ARRAYS, _INDEX = "arrays.bin", "index.json"
 _KEPT = 2
-"""Processes are one apart at most when one dies: the last but one step is there on all."""
+"""All have written one before any begins the next: when a process dies, the last but one is there on all."""
 
 
 class _Piece(NamedTuple):
@@ -91,6 +91,12 @@ class LocalTier:
 
         arrays = [read(name, leaf) for name, leaf in leaves_by_name(abstract).items()]
         return jax.tree.structure(abstract).unflatten(arrays)
+
+    def forget_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, of whatever layout, and what a killed process left unfinished."""
+        for path in self._folder.glob("*"):
+            if not path.name.isdigit() or int(path.name) > step:
+                shutil.rmtree(path)
 
     def _write(self, step: int, pieces: Sequence[tuple[str, tuple, np.ndarray]], about: dict[str, Any]) -> None:
         temporary = self._folder / f"{step}.unfinished"

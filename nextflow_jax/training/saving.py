@@ -41,6 +41,8 @@ _STORAGE_STATUSES = (
 _TOLD_WAIT_SECONDS = 1.0
 _RETRIES = 4
 """After a failure, saving is tried again so many times as often."""
+_TOLD_BYTES = 1024
+"""What one process tells the others of a damaged file is cut after so many."""
 
 Say = Callable[[str], None]
 
@@ -73,14 +75,19 @@ def open_local(workdir: pathlib.Path, settings: CheckpointConfig, mesh: Mesh, ru
 def find_newest(workdir: pathlib.Path, settings: CheckpointConfig, local: LocalTier | None, say: Say) -> Found | None:
     """The newest checkpoint that is whole, of both tiers; every process of a job gets the same answer.
 
-    A damaged one is put aside, so that it counts no more, and `say` tells.
+    A damaged one is put aside, so that it counts no more, and `say` tells. Local ones of later steps, which not every
+    process has, are removed: the run makes these steps again, perhaps otherwise, and one part of each would pass for a
+    whole.
 
     Raises:
       UserError: it is damaged, and `strict` is on; or none that there is can be read.
     """
     shared = _newest_shared(workdir, settings, say)
     step = _newest_local(local) if local else -1
-    if step > (-1 if shared is None else shared):
+    newest_shared = -1 if shared is None else shared
+    if local:
+        local.forget_after(max(step, newest_shared))
+    if step > newest_shared:
         say(f"going on from the local checkpoint of step {step}")
         return Found(step, True, {**local.read_about(step)[1], "step": step})
     return None if shared is None else Found(shared, False, read_meta(workdir, shared))
@@ -149,10 +156,10 @@ class Saver:
         """Starts saving to this machine's disk; when that fails, the run goes on without."""
         self._local_at = time.monotonic()
         with self._watchdog.phase(f"saving the local checkpoint of step {step}", self._settings.save_seconds):
-            try:
-                self._local.save(step, state, dataclasses.asdict(position), self._checkpoints.meta)
-            except OSError as error:
-                self._tell_local(error)
+            self._wait_local()
+            # This one takes the place of the last but one, which is all that a process whose disk is slower may have.
+            _meet(f"local {step}")
+            self._local.save(step, state, dataclasses.asdict(position), self._checkpoints.meta)
 
     def finish(self, step: int, state: TrainState, position: Position, metrics: Mapping[str, float | int]) -> None:
         """Waits until the checkpoint of `step`, which was saved last, is on disk; tries again at once if it failed.
@@ -176,11 +183,7 @@ class Saver:
                 self._wait()
             except Exception as error:  # noqa: BLE001  (told apart by is_storage_error)
                 self._fail(error)
-            try:
-                if self._local:
-                    self._local.wait()
-            except OSError as error:
-                self._tell_local(error)
+            self._wait_local()
 
     def newest(self, workdir: pathlib.Path) -> Found | None:
         """The newest checkpoint in the folder or on the machines' own disks, as `find_newest`."""
@@ -202,8 +205,13 @@ class Saver:
         self._failed = 0 if writing else self._failed
         return time.monotonic() - begin
 
-    def _tell_local(self, error: OSError) -> None:
-        self._say(f"warning: a local checkpoint was not written ({error}); going on without it")
+    def _wait_local(self) -> None:
+        """For the local save before this one."""
+        try:
+            if self._local:
+                self._local.wait()
+        except OSError as error:
+            self._say(f"warning: a local checkpoint was not written ({error}); going on without it")
 
     def _fail(self, error: Exception) -> None:
         if not is_storage_error(error):
@@ -240,9 +248,9 @@ def _newest_shared(workdir: pathlib.Path, settings: CheckpointConfig, say: Say) 
         folder, problem = step_folder(workdir, step), ""
         if settings.verify:
             problem = damage(folder, jax.process_index(), jax.process_count())
-        if not _any(bool(problem)):
+        problem = _first_told(problem)
+        if not problem:
             return step
-        problem = problem or "another process found a damaged file"
         if settings.strict:
             raise UserError(
                 f"the checkpoint of step {step} is damaged: {problem}; remove {folder}, or set strict to False"
@@ -268,10 +276,15 @@ def _newest_local(local: LocalTier) -> int:
     return max(common, default=-1)
 
 
-def _any(flag: bool) -> bool:
+def _first_told(problem: str) -> str:
+    """What the first process says that has a problem, on all of them; "" where none has."""
     if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+        return problem
+    mine = np.zeros(_TOLD_BYTES, np.uint8)
+    data = np.frombuffer(problem.encode()[:_TOLD_BYTES], np.uint8)
+    mine[: data.size] = data
+    told = (row.tobytes().rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(mine))
+    return next(filter(None, told), "")
 
 
 def _meet(name: str) -> None:

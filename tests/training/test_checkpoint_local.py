@@ -67,6 +67,16 @@ def test_other_layouts_and_damaged_files_do_not_count(layout_and_state, tmp_path
     assert tier.steps() == []
 
 
+def test_later_steps_and_what_is_unfinished_are_removed(layout_and_state, tmp_path):
+    for step, key in ((1, "here"), (2, "here"), (4, "elsewhere")):
+        tier = LocalTier(tmp_path / "run", key)
+        tier.save(step, layout_and_state[1], POSITION, {})
+        tier.wait()
+    (tmp_path / "run" / "3.unfinished").mkdir()
+    LocalTier(tmp_path / "run", "here").forget_after(2)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["2"]
+
+
 def test_what_cannot_be_written_is_raised_later(layout_and_state, tmp_path):
     (tmp_path / "run").write_text("in the way")
     tier = LocalTier(tmp_path / "run", "here")
