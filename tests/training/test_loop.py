@@ -3,10 +3,7 @@
 import dataclasses
 import io
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -21,6 +18,7 @@ from nextflow_jax.training.loop import train
 from nextflow_jax.training.metric_table import is_timed
 from nextflow_jax.training.metrics import read_metrics
 from tests.training.toy import ToyTask, toy_experiment
+from tests.training.toy_processes import ToyJob
 
 TIMINGS = {"time", "tokens_per_s", "examples_per_s", "step_ms", "data_wait", "data_wait_s", "batches_ready", "mfu"}
 ONE = jax.devices()[:1]
@@ -143,39 +141,24 @@ def test_batches_are_checked_against_the_spec(tmp_path):
         train(toy_experiment(steps=4), Misshaped(), tmp_path, ONE, io.StringIO())
 
 
-def start_program(workdir, seconds):
-    root = pathlib.Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, str(root / "tests/training/toy.py"), str(workdir), "24", str(seconds)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_checkpoint(workdir):
-    deadline = time.time() + 60
-    while not checkpoint_steps(workdir) and time.time() < deadline:
-        time.sleep(0.02)
-
-
 def test_killed_in_the_middle_and_run_again_equals_uninterrupted(uninterrupted, tmp_path):
-    killed = start_program(tmp_path, 0.1)
-    wait_for_checkpoint(tmp_path)
-    killed.kill()
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL and checkpoint_steps(tmp_path)[-1] < 24
-    terminated = start_program(tmp_path, 0.1)
-    for line in terminated.stderr:
-        if "step " in line and "left" in line:
-            terminated.send_signal(signal.SIGTERM)
-            break
-    said = terminated.communicate()[1]
-    assert terminated.returncode == 0 and "stopped by SIGTERM" in said
-    assert checkpoint_steps(tmp_path)[-1] < 24
-    finished = start_program(tmp_path, 0)
-    assert "done: step 24 of 24 saved" in finished.communicate()[1]
-    restored, expected = restore_variables(tmp_path), restore_variables(uninterrupted[0])
+    settings, slowly = toy_experiment(steps=24, checkpoint_every=5), ToyTask(seconds=0.1)
+    workdir = tmp_path / "run"
+    with ToyJob(tmp_path, processes=1) as job:
+        job.begin(workdir, settings, slowly)
+        job.wait_until(lambda: checkpoint_steps(workdir))
+        job.processes[0].kill()
+        assert job.statuses() == [-signal.SIGKILL] and checkpoint_steps(workdir)[-1] < 24
+        job.begin(workdir, settings, slowly)
+        job.wait_until(lambda: "step " in job.said() and "left" in job.said())
+        job.processes[0].send_signal(signal.SIGTERM)
+        assert "stopped by SIGTERM" in job.wait() and job.statuses() == [0]
+        assert checkpoint_steps(workdir)[-1] < 24
+        assert "done: step 24 of 24 saved" in job.run(workdir, settings, ToyTask())
+    restored, expected = restore_variables(workdir), restore_variables(uninterrupted[0])
     assert_same((restored.params, restored.variables), (expected.params, expected.variables))
-    assert values(tmp_path) == values(uninterrupted[0])
-    total = account(read_entries(tmp_path))
+    assert values(workdir) == values(uninterrupted[0])
+    total = account(read_entries(workdir))
     assert total.attempts == 3 and total.seconds["restart"] > 0 and total.seconds["restore"] > 0
 
 

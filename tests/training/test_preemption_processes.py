@@ -1,50 +1,32 @@
 """Two processes of four devices each: one job, one set of batches, one step to stop at."""
 
+import dataclasses
 import io
-import os
-import pathlib
 import signal
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
+from nextflow_jax.sharding import MeshConfig
 from nextflow_jax.training.checkpoint import checkpoint_steps, restore_variables
 from nextflow_jax.training.loop import train
 from nextflow_jax.training.metrics import read_metrics
 from tests.training.toy import ToyTask, toy_experiment
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def start(workdir, coordinator, process):
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
-    arguments = [str(workdir), "24", "0.1", coordinator, str(process)]
-    command = [sys.executable, str(ROOT / "tests/training/toy.py"), *arguments]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
+from tests.training.toy_processes import ToyJob
 
 
 def test_sigterm_to_one_stops_both_and_one_process_continues(tmp_path):
-    coordinator = f"localhost:{free_port()}"
-    first, second = (start(tmp_path / "run", coordinator, process) for process in range(2))
-    for line in first.stderr:
-        if "step 4/24" in line:
-            second.send_signal(signal.SIGTERM)
-            break
-    said = first.communicate(timeout=60)[1], second.communicate(timeout=60)[1]
-    assert (first.returncode, second.returncode) == (0, 0), said
+    settings = toy_experiment(steps=24, checkpoint_every=5)
+    shared = dataclasses.replace(settings, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    with ToyJob(tmp_path, processes=2) as job:
+        job.begin(tmp_path / "run", shared, ToyTask(seconds=0.1))
+        job.wait_until(lambda: "step 4/24" in job.said())
+        job.processes[1].send_signal(signal.SIGTERM)
+        said = job.wait()
+        assert job.statuses() == [0, 0]
     stopped = checkpoint_steps(tmp_path / "run")[-1]
-    assert 4 < stopped < 24 and f"stopped by preemption after step {stopped}; saved" in said[0]
+    assert 4 < stopped < 24 and f"stopped by preemption after step {stopped}; saved" in said
     settings, one = toy_experiment(steps=24), jax.devices()[:1]
     train(settings, ToyTask(), tmp_path / "run", one, io.StringIO())
     (tmp_path / "alone").mkdir()

@@ -1,11 +1,6 @@
-"""A small task for tests of the loop: a two-layer regression with a running statistic as a second collection.
-
-Run as a program, it trains in the folder given: `python toy.py WORKDIR STEPS SECONDS_A_BATCH [COORDINATOR PROCESS]`;
-with a coordinator's address, as one of two processes that share a 2 data x 2 fsdp x 2 tensor mesh.
-"""
+"""A small task for tests of the loop: a two-layer regression with a running statistic as a second collection."""
 
 import dataclasses
-import sys
 import time
 
 import flax.linen as nn
@@ -114,21 +109,3 @@ def toy_experiment(**train):
     train = {"batch_size": 8, "log_every": 4, "checkpoint_every": 100, "tensorboard": False, **train}
     optimizer = dataclasses.replace(base.optimizer, learning_rate=1e-2, warmup_steps=2, ema_decay=0.9)
     return dataclasses.replace(base, train=dataclasses.replace(base.train, **train), optimizer=optimizer)
-
-
-if __name__ == "__main__":
-    from nextflow_jax.errors import run_entry_point
-    from nextflow_jax.sharding import MeshConfig
-    from nextflow_jax.training.loop import train
-    from nextflow_jax.training.workdir import prepare_workdir
-
-    def main(arguments):
-        workdir, steps, seconds, *together = arguments
-        settings = toy_experiment(steps=int(steps), checkpoint_every=5)
-        if together:
-            jax.distributed.initialize(together[0], num_processes=2, process_id=int(together[1]))
-            settings = dataclasses.replace(settings, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
-        devices = jax.devices() if together else jax.devices()[:1]
-        train(settings, ToyTask(seconds=float(seconds)), prepare_workdir(workdir), devices)
-
-    run_entry_point(main, sys.argv[1:])
