@@ -33,6 +33,7 @@ from nextflow_jax.training.task import Metrics, Task
 from nextflow_jax.training.warm_start import INIT_FROM, WarmStart
 from nextflow_jax.training.watchdog import Watchdog
 from nextflow_jax.training.workdir import check_resume, require_space, save_config
+from nextflow_jax.training.workdir_lock import only_job
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE)
 
@@ -60,11 +61,12 @@ def train(
 
     Raises:
       UserError: the checkpoint does not fit the configuration, or steps were bad for too long.
-      TransientError: the disk is full, or storage failed too often.
+      TransientError: another job trains in the folder, the disk is full, or storage failed too often.
       KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
     """
     try:
-        return _train(experiment, task, workdir, devices, stream, ledger or Ledger(workdir))
+        with only_job(workdir):
+            return _train(experiment, task, workdir, devices, stream, ledger or Ledger(workdir))
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

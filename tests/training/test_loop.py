@@ -57,7 +57,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_run_leaves_its_artifacts(uninterrupted):
     workdir, _, said = uninterrupted
     names = {path.name for path in workdir.iterdir()}
-    files = {"config.json", "metrics.jsonl", "goodput.jsonl", "sharding.txt", "artifact.txt"}
+    files = {"config.json", "metrics.jsonl", "goodput.jsonl", "sharding.txt", "artifact.txt", "lock"}
     assert names == files | {"tensorboard", "checkpoints"}
     records = read_metrics(workdir)
     assert [record["step"] for record in records] == [4, 8, 12, 16, 20, 24]
