@@ -59,12 +59,13 @@ def undisturbed(job, tmp_path_factory):
     return workdir
 
 
+def values(workdir):
+    return [{k: v for k, v in record.items() if not is_timed(k)} for record in read_metrics(workdir)]
+
+
 def assert_same_runs(left, right):
     """The same bit for bit."""
-    ours, theirs = (
-        [{k: v for k, v in record.items() if not is_timed(k)} for record in read_metrics(w)] for w in (left, right)
-    )
-    assert ours == theirs and len(ours) == 14
+    assert values(left) == values(right) and len(values(left)) == 14
     ours, theirs = restore_variables(left), restore_variables(right)
     jax.tree.map(np.testing.assert_array_equal, (ours.params, ours.variables), (theirs.params, theirs.variables))
 
@@ -80,7 +81,7 @@ def test_local_checkpoints_are_taken_where_all_have_them(job, undisturbed, tmp_p
     workdir, disk = tmp_path / "run", tmp_path / "disk"
     settings = CheckpointConfig(local=str(disk), local_minutes=ALWAYS)
     job.begin(workdir, experiment(settings), ToyTask(), stuck_at=8, clock_stands=True)
-    job.wait_until(lambda: 8 in local_steps(disk)[0])
+    job.wait_until(lambda: 8 in local_steps(disk)[0] and checkpoint_steps(workdir))
     # Time to write that of step 9, and so to remove that of step 7, if it did not wait for the other.
     time.sleep(0.5)
     job.processes[1].kill()
@@ -97,11 +98,8 @@ def test_local_checkpoints_are_taken_where_all_have_them(job, undisturbed, tmp_p
     shutil.rmtree(next(disk.glob("*/process-00001")))
     settings = CheckpointConfig(local=str(disk), local_minutes=60.0)
     said = job.run(workdir, experiment(settings), ToyTask())
-    assert (
-        "local checkpoint" not in said
-        and [entry.first for entry in read_entries(workdir) if entry.attempt == 2][1] == 5
-    )
-    assert local_steps(disk) == [[], []]
+    begun_at = [entry.first for entry in read_entries(workdir) if entry.attempt == 2][1]
+    assert begun_at == 5 and "local checkpoint" not in said and local_steps(disk) == [[], []]
     assert_same_runs(workdir, undisturbed)
 
 
@@ -143,9 +141,8 @@ def test_what_one_process_finds_damaged_counts_for_both(job, undisturbed, tmp_pa
     assert not damage(folder, 0, 2) and str(file) in damage(folder, 1, 2)
 
     job.begin(tmp_path, experiment(CheckpointConfig(strict=True)), ToyTask())
-    processes = len(job.processes)
-    assert job.statuses() == [BAD_INPUT] * processes
-    for process in range(processes):
+    assert job.statuses() == [BAD_INPUT, BAD_INPUT]
+    for process in range(2):
         lines = [line for line in job.said(process).splitlines() if problem in line]
         assert len(lines) == 1 and "Traceback" not in job.said(process)
 
