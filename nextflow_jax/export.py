@@ -8,11 +8,11 @@ from nextflow_jax import command
 from nextflow_jax.bundle import Bundle, DecoderPart, load_bundle, save_bundle
 from nextflow_jax.convert.hf_folder import save_folder
 from nextflow_jax.convert.qwen2_5 import open_checkpoint
+from nextflow_jax.data.shards import TOKENIZER_DIRECTORY
 from nextflow_jax.errors import UserError, run_entry_point
 from nextflow_jax.training.averaging import AVERAGED, average_checkpoints
 from nextflow_jax.training.checkpoint import Restored
 from nextflow_jax.training.experiment import DecoderExperiment, TokenizerExperiment, build_experiment
-from nextflow_jax.training.tasks.decoder import TOKENIZER_FOLDER
 from nextflow_jax.vision.adversarial import without_players
 from nextflow_jax.vision.codec import VisionTokenizerCodec
 
@@ -134,13 +134,13 @@ def export_hf(
 
 def _tokenizers(workdir: str | pathlib.Path, restored: Restored) -> Bundle:
     """Those that a decoder run was trained with, from its folder."""
-    tokenizers = load_bundle(pathlib.Path(workdir) / TOKENIZER_FOLDER)
+    tokenizers = load_bundle(pathlib.Path(workdir) / TOKENIZER_DIRECTORY)
     trained_with = restored.meta["fingerprints"]
     for name, part in (("vision_tokenizer", tokenizers.codec), ("text_tokenizer", tokenizers.text_tokenizer)):
         if part is None or part.fingerprint != trained_with[name]:
             found = "none" if part is None else part.fingerprint[:12]
             raise UserError(
-                f"{pathlib.Path(workdir) / TOKENIZER_FOLDER}: {name} {found}, the decoder was trained with "
+                f"{pathlib.Path(workdir) / TOKENIZER_DIRECTORY}: {name} {found}, the decoder was trained with "
                 f"{trained_with[name][:12]}; restore the folder from the shards the run was trained on"
             )
     return tokenizers

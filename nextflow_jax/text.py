@@ -56,6 +56,10 @@ class TextTokenizer(Protocol):
         """SHA-256 of the file: equal fingerprints, equal tokenizers."""
 
     @property
+    def pieces(self) -> list[str]:
+        """The token of each id; "" of those that a file leaves out."""
+
+    @property
     def file_name(self) -> str:
         """Name that the file goes by inside a folder, telling its kind."""
 
@@ -103,6 +107,11 @@ class SentencePieceTokenizer:
     def fingerprint(self) -> str:
         """SHA-256 of the model."""
         return hashlib.sha256(self._model).hexdigest()
+
+    @property
+    def pieces(self) -> list[str]:
+        """The token of each id."""
+        return [self._processor.id_to_piece(index) for index in range(self.size)]
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
@@ -154,6 +163,11 @@ class HuggingFaceTokenizer:
     def fingerprint(self) -> str:
         """SHA-256 of the file."""
         return hashlib.sha256(self._model).hexdigest()
+
+    @property
+    def pieces(self) -> list[str]:
+        """The token of each id; "" of those that the file leaves out."""
+        return [self._tokenizer.id_to_token(index) or "" for index in range(self.size)]
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without the special tokens that the file may ask for."""

@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from nextflow_jax.config import Fault
 
 SPECIALS = ("pad", "bos", "eos", "boi", "eoi")
@@ -66,6 +69,11 @@ class Vocabulary:
     def padded(self, ids: int) -> int:
         """`ids` up to a multiple of pad_multiple: entries of a dimension that is to shard."""
         return -(-ids // self.pad_multiple) * self.pad_multiple
+
+    def ids_within(self, larger: "Vocabulary") -> Int[np.ndarray, "used"]:
+        """The ids that this vocabulary's have in one with as many text ids and codes or more, in order."""
+        behind_text = np.arange(self.text_size, self.used) + larger.text_size - self.text_size
+        return np.concatenate([np.arange(self.text_size), behind_text])
 
     def code_ids(self, codes: Any) -> Any:
         """Unified ids of codes (an integer or an array of them)."""

@@ -4,7 +4,7 @@ import dataclasses
 import operator
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from nextflow_jax.bundle import read_vision_config
@@ -20,11 +20,12 @@ from nextflow_jax.evals.config import EvaluationConfig, TokenizerEvaluationConfi
 from nextflow_jax.models.decoder_config import DecoderConfig
 from nextflow_jax.models.objective import ObjectiveConfig
 from nextflow_jax.models.presets import decoder_preset
-from nextflow_jax.text import TextTokenizerConfig, load_text_tokenizer
+from nextflow_jax.text import TextTokenizer, TextTokenizerConfig, load_text_tokenizer
 from nextflow_jax.training.checkpoint import checkpoint_steps, read_meta
+from nextflow_jax.training.moved_ids import check_growth, check_same_beginning, moved_ids
 from nextflow_jax.training.published_start import PublishedStart, load_published_start
 from nextflow_jax.training.settings import Experiment
-from nextflow_jax.training.warm_start import NEWEST, WarmStart
+from nextflow_jax.training.warm_start import NEWEST, MovedEntries, WarmStart
 from nextflow_jax.vision import lpips
 from nextflow_jax.vision.adversarial import DISCRIMINATOR, AdversarialConfig
 from nextflow_jax.vision.dual_encoder import DualEncoderConfig
@@ -254,23 +255,24 @@ class DecoderExperiment(Experiment):
     def load_start(self, abstract: Callable[[], Any]) -> WarmStart | PublishedStart | None:
         """See `Experiment`."""
         if not self.init_from.weights:
-            self._refuse_moved_ids()
             return super().load_start(abstract)
-        tokenizer = load_text_tokenizer(shard_directories(self.pipeline.shards)[0] / TOKENIZER_DIRECTORY)
-        return load_published_start(self.init_from.weights, self.model, abstract(), tokenizer)
+        return load_published_start(self.init_from.weights, self.model, abstract(), self._text_tokenizer())
 
-    def _refuse_moved_ids(self) -> None:
-        """A larger text vocabulary moves all ids behind it, so its tables do not grow at their ends."""
-        if not (self.init_from.workdir and self.init_from.grow):
-            return
-        step = None if self.init_from.step == NEWEST else self.init_from.step
-        theirs = read_meta(self.init_from.workdir, step)["config"]["model"]["vocabulary"]["text_size"]
-        ours = self.model.vocabulary.text_size
-        if ours != theirs:
-            raise UserError(
-                f"config.init_from.grow: the source has {theirs} text ids and this model {ours}, so codes have other "
-                "ids; use the same text tokenizer, or a source with init_from.weights"
-            )
+    def moved_entries(self) -> Mapping[str, MovedEntries]:
+        """See `Experiment`: the source may have another number of text ids."""
+        source = self.init_from
+        config = read_meta(source.workdir, None if source.step == NEWEST else source.step)["config"]
+        theirs = Vocabulary(**config["model"]["vocabulary"])
+        moved = moved_ids(theirs, self.model)
+        if any(source.grows(name) for name in moved):
+            check_growth(theirs, self.model.vocabulary)
+            folder = pathlib.Path(source.workdir) / TOKENIZER_DIRECTORY
+            check_same_beginning(load_text_tokenizer(folder), self._text_tokenizer(), folder)
+        return moved
+
+    def _text_tokenizer(self) -> TextTokenizer:
+        """Of the shards."""
+        return load_text_tokenizer(shard_directories(self.pipeline.shards)[0] / TOKENIZER_DIRECTORY)
 
     def with_placeholder_sizes(self) -> "DecoderExperiment":
         """See `Experiment`."""

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from nextflow_jax.config import Fault
@@ -15,7 +15,7 @@ from nextflow_jax.training.optimizer import OptimizerConfig
 from nextflow_jax.training.profile import ProfileConfig
 from nextflow_jax.training.published_start import PublishedStart
 from nextflow_jax.training.recovery import RecoveryConfig
-from nextflow_jax.training.warm_start import InitFromConfig, WarmStart, load_warm_start
+from nextflow_jax.training.warm_start import InitFromConfig, MovedEntries, WarmStart, load_warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,15 @@ class Experiment:
         Raises:
           UserError: they cannot be read or do not fit.
         """
-        return load_warm_start(self.init_from, abstract()) if self.init_from.workdir else None
+        return load_warm_start(self.init_from, abstract(), self.moved_entries()) if self.init_from.workdir else None
+
+    def moved_entries(self) -> Mapping[str, MovedEntries]:
+        """Arrays of the run that `init_from.workdir` names whose entries have other places in this one.
+
+        Raises:
+          UserError: they have none.
+        """
+        return {}
 
     def with_input_sizes(self) -> "Experiment":
         """This experiment with the sizes that its inputs decide; what config.json and checkpoints record."""

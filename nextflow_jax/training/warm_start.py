@@ -11,12 +11,14 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Int
 
 from nextflow_jax.config import Fault, nearest, pattern_faults
 from nextflow_jax.convert.qwen2_5_config import CONFIG_FILE
@@ -58,8 +60,9 @@ class InitFromConfig:
     becomes their last columns; the semantic half starts at zero, so that at first pixels alone choose the codes, whose
     semantic halves then follow what chose them."""
     grow: tuple[str, ...] = ()
-    """Our arrays that are larger than the source's, e.g. "embedding/scales" of a stage with more scales: what the
-    source has comes first in every dimension, the rest keeps its initial values."""
+    """Our arrays that are larger than the source's, e.g. "embedding/scales" of a stage with more scales, or
+    "embedding/tokens" and "head/" of one with more text ids: what the source has comes first in every dimension (rows
+    of specials and codes behind the text ids, where they belong), the rest keeps its initial values."""
 
     def faults(self) -> Iterator[Fault]:
         """The rules these settings break."""
@@ -96,9 +99,21 @@ class InitFromConfig:
                 rule = f"holds a run of kind {kind!r}"
                 yield Fault("workdir", self.workdir, rule, f"give one of kind {' or '.join(kinds)}")
 
+    def grows(self, name: str) -> bool:
+        """Whether our array of this name grows from the source's."""
+        return _matches(self.grow, name) and not _matches(self.fresh, name)
+
     @property
     def _wanted(self) -> int | None:
         return None if self.step == NEWEST else self.step
+
+
+class MovedEntries(NamedTuple):
+    """Where the entries of a source's array go in a grown one; those behind the last that is named are not used."""
+
+    axis: int
+    places: Int[np.ndarray, "entries"]
+    """Entry i of the source along the axis -> entry of the grown array."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +125,9 @@ class WarmStart:
     origin: str
     """Which checkpoint they are of."""
     grown: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    """Likewise, of arrays of which they are the first part."""
+    """Likewise, of arrays of which they are a part: the first in every dimension, but for `moved`."""
+    moved: Mapping[str, MovedEntries] = dataclasses.field(default_factory=dict)
+    """Of some that are grown: where their entries go."""
 
     @property
     def count(self) -> int:
@@ -125,16 +142,19 @@ class WarmStart:
     def apply(self, variables: Any) -> Any:
         """The variables with the arrays put in their places."""
         flat = _flat(variables)
-        grown = {name: _with_first(flat[name], part) for name, part in self.grown.items()}
+        grown = {name: _with_part(flat[name], part, self.moved.get(name)) for name, part in self.grown.items()}
         return traverse_util.unflatten_dict({**flat, **self.arrays, **grown}, sep="/")
 
 
-def load_warm_start(config: InitFromConfig, abstract: Any) -> WarmStart:
+def load_warm_start(
+    config: InitFromConfig, abstract: Any, moved: Mapping[str, MovedEntries] = MappingProxyType({})
+) -> WarmStart:
     """Reads the source and fits it to the new run's variables.
 
     Args:
       config: with a workdir.
       abstract: the new run's variables by collection, unboxed, as shapes.
+      moved: arrays whose entries mean something else here than at the same place there; `grow` must name them.
 
     Raises:
       UserError: no such checkpoint; or everything that is missing, unused, mis-shaped or mistyped, and every pattern
@@ -144,7 +164,7 @@ def load_warm_start(config: InitFromConfig, abstract: Any) -> WarmStart:
     theirs = _flat({"params": source.params, **source.variables})
     ours = _flat(abstract)
     faults = [*_unmatched(config, ours, theirs)]
-    taken, grown, lacking, misfits = {}, {}, [], []
+    taken, grown, lacking, displaced, misfits = {}, {}, [], [], []
     for name, wanted in ours.items():
         if _matches(config.fresh, name):
             continue
@@ -152,21 +172,24 @@ def load_warm_start(config: InitFromConfig, abstract: Any) -> WarmStart:
             lacking.append(name)
             continue
         found = _with_semantic_half(theirs[name], wanted) if _matches(config.pixel_half, name) else theirs[name]
-        if _matches(config.grow, name) and _fits_in(found, wanted):
+        if config.grows(name) and _fits_in(found, wanted):
             grown[name] = found
+        elif name in moved:
+            displaced.append(name)
         elif (found.shape, found.dtype) == (wanted.shape, wanted.dtype):
             taken[name] = found
         else:
             misfits.append(f"{name} {_kind(theirs[name])}, here {_kind(wanted)}")
     unused = [name for name in theirs if name not in ours and not _matches((*config.fresh, *config.drop), name)]
     faults += _listed("missing there (fresh lets them start anew)", lacking)
+    faults += _listed("with other ids there (grow moves them)", displaced)
     faults += _listed("of another shape or type (fresh lets them start anew)", misfits)
     faults += _listed("not used here (drop leaves them out)", unused)
     if faults:
         raise UserError(
             f"config.init_from.workdir = {config.workdir!r}, step {source.meta['step']}: {'; '.join(faults)}"
         )
-    return WarmStart(taken, _origin(source), grown)
+    return WarmStart(taken, _origin(source), grown, moved)
 
 
 def _origin(source: Restored) -> str:
@@ -189,9 +212,13 @@ def _fits_in(found: np.ndarray, wanted: Any) -> bool:
     return same and all(size <= room for size, room in zip(found.shape, wanted.shape))
 
 
-def _with_first(array: Any, part: np.ndarray) -> jax.Array:
-    """The array with its first entries along every dimension replaced."""
-    return jnp.asarray(array).at[tuple(slice(0, size) for size in part.shape)].set(part)
+def _with_part(array: Any, part: np.ndarray, moved: MovedEntries | None) -> jax.Array:
+    """The array with its first entries along every dimension replaced, or those that a part's are moved to."""
+    where: list[slice | np.ndarray] = [slice(0, size) for size in part.shape]
+    if moved:
+        part = part.take(np.arange(len(moved.places)), moved.axis)
+        where[moved.axis] = moved.places
+    return jnp.asarray(array).at[tuple(where)].set(part)
 
 
 def _unmatched(config: InitFromConfig, ours: Iterable[str], theirs: Iterable[str]) -> Iterator[str]:

@@ -33,6 +33,7 @@ def only_job(workdir: pathlib.Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
+    workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / LOCK_FILE).open("a+", encoding="utf-8") as file:
         try:
             # Of a process, not of an open file as flock's: a data worker that outlives this one does not keep it.

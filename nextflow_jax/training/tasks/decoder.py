@@ -15,7 +15,7 @@ from nextflow_jax.bundle import load_bundle
 from nextflow_jax.data.manifest import check_fingerprints
 from nextflow_jax.data.pipeline import RowBuilder, make_batches, make_plan
 from nextflow_jax.data.plan import Plan, RowPlan
-from nextflow_jax.data.shards import open_shards
+from nextflow_jax.data.shards import TOKENIZER_DIRECTORY, open_shards
 from nextflow_jax.models.activations import COLLECTION
 from nextflow_jax.models.decoder import Decoder, DecoderInputs
 from nextflow_jax.models.embedding import with_codebook
@@ -25,8 +25,6 @@ from nextflow_jax.training.flops import TRAINING_FACTOR, forward_flops
 from nextflow_jax.training.outliers import outliers
 from nextflow_jax.training.row_cost import row_cost
 from nextflow_jax.training.task import BatchSpec, Metrics, Variables
-
-TOKENIZER_FOLDER = "tokenizer"
 
 
 class DecoderTask:
@@ -127,10 +125,10 @@ class DecoderTask:
 
     def save_artifacts(self, workdir: pathlib.Path) -> None:
         """The bundle with both tokenizers, which exporting and sampling need."""
-        target = workdir / TOKENIZER_FOLDER
+        target = workdir / TOKENIZER_DIRECTORY
         if target.exists():
             return
-        unfinished = workdir / f"{TOKENIZER_FOLDER}.unfinished"
+        unfinished = workdir / f"{TOKENIZER_DIRECTORY}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(self._shards.tokenizer_path, unfinished)
         unfinished.rename(target)
