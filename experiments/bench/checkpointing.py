@@ -7,7 +7,10 @@
 Command (SHARDS: of a smoke quickstart, `launch/quickstart.sh --smoke`; each part as a command of its own):
 
     python experiments/bench/checkpointing.py soak
-    python experiments/bench/checkpointing.py start --shards SHARDS
+    python experiments/bench/checkpointing.py start --config.pipeline.shards=SHARDS
+    python experiments/bench/checkpointing.py start --config experiments/openmoji/quickstart.py:contrastive
+    python experiments/bench/checkpointing.py start --config experiments/openmoji/quickstart.py:tokenizer \
+        --config.teacher=CONTRASTIVE
 
 Cost: 2 CPU cores, soak about a minute (less on idle ones), start 20 s.
 Result: (jax 0.10.2, Orbax 0.12.8, Python 3.11; start with nothing else running, soak of 120 saves on busy cores)
@@ -34,7 +37,6 @@ from nextflow_jax.training.metrics import read_metrics
 from nextflow_jax.training.state import TrainState
 
 ROOT = pathlib.Path(__file__).parents[2]
-FILE = "experiments/openmoji/quickstart.py:decoder"
 
 
 def soak(options: argparse.Namespace) -> dict[str, object]:
@@ -60,23 +62,23 @@ def start(options: argparse.Namespace) -> dict[str, object]:
         for name in ("cold", "warm"):
             workdir = pathlib.Path(folder) / name
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "NEXTFLOW_JAX_CACHE": f"{folder}/cache"}
-            command = [sys.executable, "-m", "nextflow_jax.train", "--config", FILE, "--workdir", str(workdir)]
-            command += [f"--config.pipeline.shards={options.shards}", "--config.train.steps=1"]
+            command = [sys.executable, "-m", "nextflow_jax.train", "--workdir", str(workdir), "--config.train.steps=1"]
+            command += ["--config", options.config, *options.overrides]
             begin = time.time()
             subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
             record[name] = round(read_metrics(workdir)[0]["time"] - begin, 2)
             ledger = json.loads((workdir / "goodput.jsonl").read_text().splitlines()[0])
             record[f"{name}_phases"] = {phase: round(value, 2) for phase, value in ledger["seconds"].items()}
-    return {**record, "warm_share": round(record["warm"] / record["cold"], 3)}
+    return {"config": options.config, **record, "warm_share": round(record["warm"] / record["cold"], 3)}
 
 
 def main() -> None:
     """Does one part; prints a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("soak", "start"))
-    parser.add_argument("--shards")
     parser.add_argument("--saves", type=int, default=200)
-    options = parser.parse_args()
+    parser.add_argument("--config", default="experiments/openmoji/quickstart.py:decoder")
+    options, options.overrides = parser.parse_known_args()
     part = {"soak": soak, "start": start}[options.part]
     print(json.dumps({"part": options.part, **part(options)}), flush=True)
 

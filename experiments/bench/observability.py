@@ -188,11 +188,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=110, help="of steps taking turns")
     parser.add_argument("--checkpoints", type=int, default=6)
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="that take turns; off first")
     options = parser.parse_args()
     compile_cache.enable()
     vocabulary = decoder_preset("small", Vocabulary(1500, 1024), 16, 6).vocabulary
     batch = packed_rows(vocabulary, ROWS, LENGTH, 256)
-    variants = {name: make_variant(batch, *variant) for name, variant in VARIANTS.items()}
+    variants = {name: make_variant(batch, *VARIANTS[name]) for name in options.variants.split(",")}
     placed = jax.device_put(batch)
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder)
@@ -204,7 +205,8 @@ def main() -> None:
         step = float(np.median(base))
         print(json.dumps({"parameters": num_parameters(variants["off"].state.params), "step_ms": 1e3 * step,
                           "rounds": len(base), "jax": jax.__version__}), flush=True)  # fmt: skip
-        for name, share in (("all", 1.0), ("norms", 1 / LOG_EVERY), ("activations", 1.0)):
+        for name in list(variants)[1:]:
+            share = 1 / LOG_EVERY if name == "norms" else 1.0
             wall = difference(variants[name].seconds, base, share)
             busy = difference(variants[name].busy, variants["off"].busy, share)
             print(json.dumps({"what": name, "wall": wall, "cores": busy}), flush=True)
