@@ -11,6 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from nextflow_jax.sharding import logical_axes
 
+HEADER = ("array", "shape", "dtype", "logical axes", "partition", "bytes on a device")
+"""Columns of the table."""
+
 
 class PlacedArray(NamedTuple):
     """A row of the table."""
@@ -49,9 +52,9 @@ def sharding_table(variables: Any, shardings: Any) -> str:
 
 
 def table_of(rows: Sequence[PlacedArray]) -> str:
-    """One line an array: name, shape, dtype, logical axes, partition, bytes on each device; then the totals."""
-    cells = [tuple(_cells(row)) for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    """The columns' names; one line an array: name, shape, dtype, logical axes, partition, bytes; then the totals."""
+    cells = [HEADER, *(tuple(_cells(row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     total, local = sum(row.num_bytes for row in rows), sum(row.local_bytes for row in rows)
     return "\n".join([*lines, f"total {total:,} bytes, {local:,} on each device"])

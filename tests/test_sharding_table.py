@@ -1,7 +1,7 @@
 """The table of a state."""
 
 from nextflow_jax import sharding
-from nextflow_jax.sharding_table import placed_arrays, sharding_table, table_of, whole_on_every_device
+from nextflow_jax.sharding_table import HEADER, placed_arrays, sharding_table, table_of, whole_on_every_device
 from nextflow_jax.training.state import make_layout
 from tests.test_sharding import boxed, cube
 from tests.training.toy import ToyTask, toy_experiment
@@ -10,8 +10,16 @@ from tests.training.toy import ToyTask, toy_experiment
 def test_table_counts_bytes():
     tree = boxed((4, 6), "embed", "mlp")
     table = sharding_table(tree, sharding.shardings_of(tree, cube(), sharding.make_rules()))
+    header = "array shape dtype logical axes partition bytes on a device"
     expected = "w 4x6 float32 embed,mlp (fsdp, tensor) 24"
-    assert " ".join(table.split()) == f"{expected} total 96 bytes, 24 on each device"
+    assert " ".join(table.split()) == f"{header} {expected} total 96 bytes, 24 on each device"
+
+
+def test_columns_are_below_their_names():
+    header, *lines, _ = table_of(state_rows()).splitlines()
+    for column in HEADER:
+        at = header.index(column)
+        assert all(line[at - 1] == " " != line[at] for line in lines if at), column
 
 
 def state_rows():

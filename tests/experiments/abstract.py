@@ -93,7 +93,7 @@ def sharding_rows(experiment):
     placed = sharding.shardings_of(variables, mesh, sharding.make_rules(experiment.rules))
     table = sharding_table(variables, placed).splitlines()
     rows = {}
-    for line in table[:-1]:
+    for line in table[1:-1]:
         name, shape, _, _, rest = line.split(maxsplit=4)
         rows[name] = f"{shape} {rest.rsplit(maxsplit=1)[0].rstrip()}"
     return rows | {"": table[-1]}
