@@ -1,11 +1,14 @@
 """JAX's persistent compilation cache, so that a restarted command does not compile again what it compiled before."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import platform
+from collections.abc import Iterator
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 DIRECTORY_VARIABLE = "NEXTFLOW_JAX_CACHE"
 """Environment variable with the cache's folder; the empty string switches the cache off."""
@@ -36,6 +39,20 @@ def enable(directory: str | os.PathLike | None = None) -> pathlib.Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MINIMUM_COMPILE_SECONDS)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     return folder
+
+
+@contextlib.contextmanager
+def switched_off() -> Iterator[None]:
+    """Within, every program is compiled: a compile's time can be told, and what comes of it be saved (an executable for
+    a CPU that was itself read from a file cannot be loaded again)."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # it asks only once whether it is on
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def _processor_kind() -> str:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import jax
 
+from nextflow_jax import compile_cache
 from nextflow_jax.aot.programs import PlannedProgram
+from nextflow_jax.aot.topology import Topology
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _REFUSALS = (
@@ -41,11 +43,12 @@ class CompiledProgram(NamedTuple):
     """None: refused, it does not fit."""
 
 
-def compile_program(program: PlannedProgram, effort: float = 0.0) -> CompiledProgram:
-    """Compiles; takes up to minutes.
+def compile_program(program: PlannedProgram, topology: Topology, effort: float = 0.0) -> CompiledProgram:
+    """Compiles, whatever a cache holds; takes up to minutes.
 
     Args:
       program: to compile.
+      topology: that it was lowered for.
       effort: of the TPU compiler: 0, as training compiles; -1 is several times quicker and makes a slower program.
 
     Raises:
@@ -54,21 +57,35 @@ def compile_program(program: PlannedProgram, effort: float = 0.0) -> CompiledPro
     options = {"exec_time_optimization_effort": effort} if effort else None
     begin = time.perf_counter()
     try:
-        compiled = program.lowered.compile(compiler_options=options)
+        with compile_cache.switched_off():
+            compiled = program.lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
         needed, _ = read_refusal(str(error))
         memory = Memory(program.argument_bytes, needed, program.argument_bytes + needed)
         return CompiledProgram(memory, time.perf_counter() - begin, effort, None)
+    seconds = time.perf_counter() - begin
+    return CompiledProgram(read_memory(compiled, topology.chip.simulated), seconds, effort, compiled)
+
+
+def read_memory(compiled: jax.stages.Compiled, simulated: bool) -> Memory:
+    """What a compiled program needs of a device.
+
+    Args:
+      compiled: the program.
+      simulated: compiled for a CPU, whose compiler leaves the temporaries out of the peak it reports. It gives them one
+        block beside arguments and results, so that there all of them count.
+    """
     found = compiled.memory_analysis()
-    memory = Memory(
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    whole = found.argument_size_in_bytes + results + found.temp_size_in_bytes
+    return Memory(
         arguments=found.argument_size_in_bytes,
         temporaries=found.temp_size_in_bytes,
-        peak=found.peak_memory_in_bytes,
+        peak=whole if simulated else found.peak_memory_in_bytes,
         host=found.host_temp_size_in_bytes + found.host_argument_size_in_bytes,
     )
-    return CompiledProgram(memory, time.perf_counter() - begin, effort, compiled)
 
 
 def read_refusal(message: str) -> tuple[int, int]:

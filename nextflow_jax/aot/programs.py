@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,11 @@ from nextflow_jax.aot.topology import Topology
 from nextflow_jax.config import preflight
 from nextflow_jax.errors import UserError
 from nextflow_jax.models.remat import REMAT_POLICIES
+from nextflow_jax.sharding_table import PlacedArray, placed_arrays
 from nextflow_jax.training.experiment import FROM_SHARDS, DecoderExperiment
 from nextflow_jax.training.flops import TracedFlops, traced_flops
 from nextflow_jax.training.settings import Experiment
-from nextflow_jax.training.state import make_layout, num_parameters
+from nextflow_jax.training.state import StateLayout, make_layout, num_parameters
 from nextflow_jax.training.step import trace_step
 from nextflow_jax.training.task import BatchSpec
 from nextflow_jax.training.tasks.planned import plan_task
@@ -53,6 +54,10 @@ class PlannedProgram:
     """Those that decide how much memory it needs, by their names in the configuration."""
     assumed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Input that is not at hand -> what it was taken for."""
+    state: Sequence[PlacedArray] = ()
+    """Where each array of a training state lies."""
+    gradient_bytes: int = 0
+    """Of a device's part of the gradients, where it trains."""
 
 
 def training_step(experiment: Experiment, topology: Topology) -> PlannedProgram:
@@ -92,6 +97,8 @@ def training_step(experiment: Experiment, topology: Topology) -> PlannedProgram:
         mesh=dict(mesh.shape),
         settings=_memory_settings(experiment),
         assumed=assumed,
+        state=placed_arrays(layout.abstract, layout.axes, layout.shardings),
+        gradient_bytes=_gradient_bytes(layout),
     )
 
 
@@ -135,6 +142,13 @@ def leaner_policies(experiment: Experiment) -> dict[str, tuple[str, ...]]:
 
 LEAST_MEMORY_FIRST = ("offload", "full", "attention", "dots", "dots_attention", "none")
 """Remat policies (nextflow_jax/models/remat.py has the figures)."""
+
+
+def _gradient_bytes(layout: StateLayout) -> int:
+    trained = layout.optimizer.split(layout.abstract.params)[0]
+    if layout.gradients is None:
+        return local_bytes(trained)
+    return local_bytes(jax.tree.map(placed, trained, layout.gradients))
 
 
 def _memory_settings(experiment: Experiment) -> dict[str, Any]:

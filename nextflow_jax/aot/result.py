@@ -17,9 +17,15 @@ row of one causal document is half; several documents in a row have less."""
 LISTED = 12
 """Of the largest collectives."""
 
+SIMULATED_MEMORY = {"memory": "as this CPU's compiler places it; peak: arguments, results and all temporaries together"}
+
 
 def describe(
-    program: PlannedProgram, compiled: CompiledProgram, topology: Topology, collectives: list[Collective]
+    program: PlannedProgram,
+    compiled: CompiledProgram,
+    topology: Topology,
+    collectives: list[Collective],
+    trace_and_lower_seconds: float,
 ) -> dict[str, Any]:
     """The object's keys; bytes are a device's, FLOPs and tokens those of all devices.
 
@@ -28,6 +34,7 @@ def describe(
       compiled: what came of it.
       topology: where.
       collectives: of the compiled program; empty where it was refused.
+      trace_and_lower_seconds: that the program took in Python, before it was compiled.
     """
     memory, chip = compiled.memory, topology.chip
     fits = compiled.compiled is not None and memory.peak <= topology.hbm_limit
@@ -54,6 +61,7 @@ def describe(
         "collectives": summarise(collectives),
         "step_seconds_estimate": seconds,
         "mfu_bound": seconds and roofline.mfu_bound(program.model_flops, topology.chips, chip, seconds),
+        "trace_and_lower_seconds": round(trace_and_lower_seconds, 1),
         "compile_seconds": round(compiled.seconds, 1),
         "compile_effort": compiled.effort,
         "fits": fits,
@@ -62,7 +70,7 @@ def describe(
         "settings": dict(program.settings),
         "roofline": None if seconds is None else _roofline(program, work, estimate, topology),
         "largest_collectives": largest(collectives, LISTED),
-        "assumed": dict(program.assumed),
+        "assumed": {**program.assumed, **(SIMULATED_MEMORY if chip.simulated else {})},
         "versions": versions(),
     }
 

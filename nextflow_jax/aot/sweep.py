@@ -9,6 +9,7 @@ from typing import Any
 
 from nextflow_jax.aot.programs import remat_of, remat_policies
 from nextflow_jax.aot.topology import Topology
+from nextflow_jax.errors import DoesNotFit, UserError
 from nextflow_jax.training.settings import Experiment
 
 FREE_SHARE = 0.1
@@ -30,6 +31,10 @@ def sweep(
       arguments: the command line; candidates are told by --config flags behind it.
       seconds: limit for each.
       show: gets each result as soon as it is there.
+
+    Raises:
+      DoesNotFit: some could be compiled, and none of them fits.
+      UserError: none could be compiled.
     """
     plain = [argument for argument in arguments if argument != "--sweep"]
     results = []
@@ -38,6 +43,28 @@ def sweep(
         results.append(result)
         show(result)
     show({"ranking": ranking(results)})
+    _require_one(results)
+
+
+def _require_one(results: Sequence[Mapping[str, Any]]) -> None:
+    """Raises what `sweep` does unless one fits."""
+    compiled = [result for result in results if result["fits"] is not None]
+    if not results:
+        raise UserError(
+            "--sweep: no mesh whose blocks of rows divide config.train.batch_size / accumulate; change one of them"
+        )
+    if not compiled:
+        raise UserError(
+            f"--sweep: none of {len(results)} candidates could be compiled; the first: {results[0]['error']}"
+        )
+    if not any(result["fits"] for result in compiled):
+        least = min(compiled, key=lambda result: result["hbm"]["peak"])
+        changes = " ".join(f"--config.{name}={value}" for name, value in least["changes"].items())
+        peak, limit = (least["hbm"][name] / 2**30 for name in ("peak", "limit"))
+        raise DoesNotFit(
+            f"--sweep: none of {len(compiled)} compiled candidates fits; the least needs {peak:.2f} GiB of a device's "
+            f"{limit:.2f}: {changes}; without --sweep, these flags say what else to change"
+        )
 
 
 def candidates(experiment: Experiment, devices: int) -> Iterator[dict[str, Any]]:
