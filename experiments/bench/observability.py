@@ -1,7 +1,7 @@
 """What watching and saving a run costs, in percent of the step: a decoder of the quickstart's size on this machine.
 
 What it asks: whether metrics and checkpoints stay within 2% of step time. Steps of four programs take turns, so that
-what else the machine does hits all alike: nothing measured and only the loss fetched; everything as the loop does it
+what else the machine does hits all alike: nothing measured and nothing fetched; everything as the loop does it
 (norms, activations, metrics.jsonl, TensorBoard, goodput, memory, the profiler's question); norms in every step; the
 residual stream in every step. Differences are of the same round; their mean and its standard error are given. Norms are
 due once in `log_every` steps, so their share is divided by it.
@@ -127,7 +127,7 @@ def take_turns(variants: dict[str, Variant], watching: Watching, batch: Any, sec
             if name == "all":
                 watching.step(variants[name], batch)
             else:
-                jax.device_get(variants[name].step(batch)["loss"])
+                jax.block_until_ready(variants[name].step(batch))
             variants[name].busy.append(time.process_time() - busy)
             variants[name].seconds.append(time.perf_counter() - begin)
         rounds += 1
@@ -155,7 +155,7 @@ def checkpoint_cost(variant: Variant, batch: Any, workdir: pathlib.Path, repeats
             checkpoints.save(step, variant.state, Position(step))
             blocked.append(time.perf_counter() - begin)
             for _ in range(8):
-                jax.device_get(variant.step(batch)["loss"])
+                jax.block_until_ready(variant.step(batch))
             checkpoints.wait()
             busy.append(time.process_time() - before - 8 * usual)
     return {"blocked_s": float(np.median(blocked)), "cores_s": float(np.median(busy))}

@@ -150,7 +150,7 @@ class OurSide:
             self._compiled = compile_step(self._task, self._layout, 0, *self._task.batch_specs())
         rows = sharding.batch_sharding(self._layout.mesh, self._layout.rules)
         self._state, metrics = self._compiled.call(self._state, {}, jax.device_put(self._batch, rows))
-        total, weight = metrics["loss"]
+        total, weight = metrics.fetch()["loss"]
         return float(total) / float(weight)
 
     def _sample(self, draw: Draw) -> np.ndarray:

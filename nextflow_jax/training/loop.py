@@ -19,6 +19,7 @@ from nextflow_jax.training.checkpoint import Checkpoints, Position
 from nextflow_jax.training.feed import Feed
 from nextflow_jax.training.goodput import Ledger
 from nextflow_jax.training.metrics import Window
+from nextflow_jax.training.packed_metrics import PackedMetrics
 from nextflow_jax.training.preemption import StopSignal
 from nextflow_jax.training.profile import Profiler
 from nextflow_jax.training.program import Program, StepProgram, build_program
@@ -29,7 +30,7 @@ from nextflow_jax.training.run_log import RunLog
 from nextflow_jax.training.saving import Found, Saver, find_newest, open_local
 from nextflow_jax.training.settings import Experiment, TrainConfig
 from nextflow_jax.training.state import TrainState, abstract_variables, init_state
-from nextflow_jax.training.task import Metrics, Task
+from nextflow_jax.training.task import Task
 from nextflow_jax.training.warm_start import INIT_FROM, WarmStart
 from nextflow_jax.training.watchdog import Watchdog
 from nextflow_jax.training.workdir import check_resume, require_space, save_config
@@ -219,7 +220,7 @@ def _leg(
         batch = position.batch + step - start
         return Position(batch, log.window.totals, log.bad, position.rollbacks)
 
-    def take(pending: tuple[int, Metrics, StepProgram]) -> bool:
+    def take(pending: tuple[int, PackedMetrics, StepProgram]) -> bool:
         """Whether the run is still well after this step."""
         log.add(*pending, feed.totals)
         if log.bad:
@@ -303,6 +304,6 @@ def _say_end(run: _Run, step: int, start: int, stopping: bool) -> None:
         run.progress.say(f"done: step {step} of {run.settings.steps} saved")
 
 
-def _runs(pending: tuple[int, Metrics, StepProgram] | None) -> bool:
+def _runs(pending: tuple[int, PackedMetrics, StepProgram] | None) -> bool:
     """Whether the devices still work on the step that was dispatched last."""
-    return pending is not None and not pending[1]["bad_steps"][0].is_ready()
+    return pending is not None and not pending[1].values.is_ready()

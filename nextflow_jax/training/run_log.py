@@ -3,7 +3,6 @@
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 
@@ -11,6 +10,7 @@ from nextflow_jax.training.feed import FeedTotals
 from nextflow_jax.training.goodput import Ledger
 from nextflow_jax.training.memory import memory_in_use
 from nextflow_jax.training.metrics import MetricsFiles, Window
+from nextflow_jax.training.packed_metrics import PackedMetrics
 from nextflow_jax.training.program import StepProgram
 from nextflow_jax.training.progress import Progress
 from nextflow_jax.training.settings import TrainConfig
@@ -54,16 +54,16 @@ class RunLog:
         self._waited = 0.0
         self._begin_window(FeedTotals())
 
-    def add(self, step: int, metrics: Any, program: StepProgram, fed: FeedTotals) -> None:
+    def add(self, step: int, metrics: PackedMetrics, program: StepProgram, fed: FeedTotals) -> None:
         """Takes the metrics of `step` (blocks until they are computed); writes a record every `log_every` steps.
 
         Args:
           step: the step just finished, counted from 1.
-          metrics: (sum, weight) pairs on the devices.
+          metrics: of the step.
           program: what computed the step.
           fed: what the feed counted since the run began.
         """
-        host, before = jax.device_get(metrics), self.bad
+        host, before = metrics.fetch(), self.bad
         self.ledger.charge("data_wait", fed.waited - self._waited)
         self._waited = fed.waited
         self.step = step

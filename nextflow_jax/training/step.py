@@ -15,6 +15,7 @@ from nextflow_jax.training.accumulation import whole_gradients
 from nextflow_jax.training.keys import stream_key
 from nextflow_jax.training.module_groups import norms
 from nextflow_jax.training.optimizer import Optimizer, learning_rate, merge_params
+from nextflow_jax.training.packed_metrics import PackedMetrics
 from nextflow_jax.training.spikes import NO_RULE, SpikeConfig, is_spike, with_step
 from nextflow_jax.training.state import StateLayout, TrainState
 from nextflow_jax.training.task import BatchSpec, Metrics, Task
@@ -38,8 +39,8 @@ TrainStep = Callable[[TrainState, Any, dict[str, jax.Array]], tuple[TrainState, 
 class CompiledStep:
     """The compiled step and what the compiler says about it."""
 
-    call: TrainStep
-    """Donates the state passed in."""
+    call: Callable[[TrainState, Any, dict[str, jax.Array]], tuple[TrainState, PackedMetrics]]
+    """As a `TrainStep`, with metrics in one array; donates the state passed in."""
     flops: float
     """Operations of the compiled program on one device, as XLA counts them: with rematerialisation, and the body of a
     loop (over layers, over parts of a batch) once."""
@@ -132,8 +133,14 @@ def trace_step(
     rows = sharding.batch_sharding(layout.mesh, layout.rules, task.batch_axes())
     everywhere = sharding.replicated(layout.mesh)
     batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows) for name, array in spec.items()}
+    plain = make_train_step(task, layout.optimizer, seed, accumulate, norms_every, layout.gradients, layout.spikes)
+
+    def train_step(state: TrainState, constants: Any, batch: Any) -> tuple[TrainState, PackedMetrics]:
+        state, metrics = plain(state, constants, batch)
+        return state, PackedMetrics.of(metrics)
+
     step = jax.jit(
-        make_train_step(task, layout.optimizer, seed, accumulate, norms_every, layout.gradients, layout.spikes),
+        train_step,
         in_shardings=(layout.shardings, everywhere, rows),
         out_shardings=(layout.shardings, everywhere),
         donate_argnums=0,

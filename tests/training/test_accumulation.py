@@ -48,11 +48,11 @@ def train(task, parts, mesh_config=MeshConfig(), devices=1, steps=5):  # noqa: B
     layout = make_layout(task, OPTIMIZER, 10, mesh, sharding.make_rules())
     step = compile_step(task, layout, 0, *task.batch_specs(), accumulate=parts)
     constants = jax.device_put(task.constants(), sharding.replicated(mesh))
-    state, metrics = init_state(task, layout, seed=0), {}
+    state, metrics = init_state(task, layout, seed=0), None
     for _, batch in zip(range(steps), task.batches(0, 0, 1)):
         rows = jax.device_put(batch, sharding.batch_sharding(mesh, layout.rules))
         state, metrics = step.call(state, constants, rows)
-    return jax.device_get((state, metrics)), step
+    return (jax.device_get(state), metrics.fetch() if metrics else {}), step
 
 
 @functools.cache

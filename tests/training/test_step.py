@@ -30,7 +30,7 @@ def run(task, mesh_config, devices, steps, optimizer=OPTIMIZER, rules=None):
     state, metrics = init_state(task, layout, seed=0), None
     for _, batch in zip(range(steps), task.batches(0, 0, 1)):
         state, metrics = compiled.call(state, constants, jax.device_put(batch, rows))
-    return state, jax.device_get(metrics)
+    return state, metrics.fetch() if metrics else {}
 
 
 @pytest.fixture(scope="module")
