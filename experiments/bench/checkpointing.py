@@ -9,15 +9,23 @@ Command (SHARDS: of a smoke quickstart, `launch/quickstart.sh --smoke`; each par
     python experiments/bench/checkpointing.py soak
     python experiments/bench/checkpointing.py start --config.pipeline.shards=SHARDS
     python experiments/bench/checkpointing.py start --config experiments/openmoji/quickstart.py:contrastive
-    python experiments/bench/checkpointing.py start --config experiments/openmoji/quickstart.py:tokenizer \
-        --config.teacher=CONTRASTIVE
+
+and the last with `:tokenizer --config.teacher=DIR`, DIR the folder of a run of contrastive.
 
 Cost: 2 CPU cores, soak about a minute (less on idle ones), start 20 s.
 Result: (jax 0.10.2, Orbax 0.12.8, Python 3.11; start with nothing else running, soak of 120 saves on busy cores)
 soak: 358 MiB after the first save, 444 after the 10th, 556 after the 50th, 561 after the 100th, 568 after the 120th: it
-levels off. start: 11.8 s cold, 4.7 s warm, 39%: of the warm start compiling (tracing and reading the cache) is 1.4 s,
-making data and state 1.4 s and importing most of the rest, so that at this size there is too little to compile for
-less. Programs that took 0.05 s to compile are kept; when it was 0.5 s, starts took 13.9 and 5.8 s.
+levels off. start, share of the warm start in the cold one:
+
+                    cold s   warm s   of which compiling   share
+    decoder            9.1      3.6                  1.5     40%
+    tokenizer         18.9      6.3                  3.8     33%
+    contrastive       17.0      5.2                  3.0     31%
+
+(tokenizer: beside other programs.) 30% was wanted. Half of a warm start is importing and making data and state, the
+"compiling" of one is tracing, lowering and loading programs from the cache, and on a CPU there is little to compile. The
+decoder's starts took 13.9 and 5.8 s before programs that compile in 0.05 s were kept, 11.8 and 4.7 before tokenizers
+were read without being traced; that shortens both and leaves the share.
 """
 
 import argparse

@@ -199,7 +199,7 @@ def main() -> None:
         workdir = pathlib.Path(folder)
         for board in (False, True):
             (workdir / f"board_{board}").mkdir()
-        watching = Watching(variants["all"], workdir)
+        watching = Watching(variants.get("all", variants["off"]), workdir)
         take_turns(variants, watching, placed, options.seconds)
         base = variants["off"].seconds
         step = float(np.median(base))
