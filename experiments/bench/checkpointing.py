@@ -23,7 +23,7 @@ levels off. start, share of the warm start in the cold one:
     contrastive       17.0      5.2                  3.0     31%
 
 (tokenizer: beside other programs.) 30% was wanted. Half of a warm start is importing and making data and state, the
-"compiling" of one is tracing, lowering and loading programs from the cache, and on a CPU there is little to compile. The
+"compiling" of one is tracing, lowering and loading programs from the cache; there is little to compile on a CPU. The
 decoder's starts took 13.9 and 5.8 s before programs that compile in 0.05 s were kept, 11.8 and 4.7 before tokenizers
 were read without being traced; that shortens both and leaves the share.
 """

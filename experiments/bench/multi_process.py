@@ -17,8 +17,8 @@ Command (the shards of a smoke quickstart, `launch/quickstart.sh --smoke`, are i
 
 Cost: 2 CPU cores that others used, too: alone 13 s, together 71, kill 700, stop 1,100, stop_alone 395.
 Result: (jax 0.10.2, Python 3.11, 40 steps) together: the largest difference of a loss to those of one process 5.3e-7.
-kill: 20 in one run, after steps 3, 3, 4 (six times), 1, 1, 4, 4, 1, 1, 3, 3, 4, 4, 6 and 6 (a start that is killed before
-its first checkpoint begins anew); all 40 steps are in the metrics, losses and weights the same bit for bit. stop: 20
+kill: 20 in one run, after steps 3, 3, 4 (six times), 1, 1, 4, 4, 1, 1, 3, 3, 4, 4, 6 and 6 (what is killed before its
+first checkpoint begins anew); all 40 steps are in the metrics, losses and weights the same bit for bit. stop: 20
 SIGTERMs over eight runs of the job of four, after steps 2 to 13, likewise; stop_alone: 20 over three runs, likewise.
 """
 
