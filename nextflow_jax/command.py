@@ -8,7 +8,10 @@ config = load_experiment(options.config, overrides)
 """
 
 import argparse
+import pathlib
 from collections.abc import Sequence
+
+from nextflow_jax.folders import URL_FIX, url_rule
 
 OVERRIDE_PREFIX = "--config."
 
@@ -44,6 +47,14 @@ def add_config_flag(parser: argparse.ArgumentParser) -> None:
         help="experiment file, e.g. experiments/openmoji/quickstart.py:decoder; any of its values may be changed with "
         "--config.a.b=VALUE (a Python literal; a bare word is a string), e.g. --config.train.steps=100",
     )
+
+
+def folder(value: str) -> pathlib.Path:
+    """The `type` of a flag that names a folder of this machine, or a file in one; usage errors are its only ones."""
+    rule = url_rule(value)
+    if rule:
+        raise argparse.ArgumentTypeError(f"{value}: {rule}; {URL_FIX}")
+    return pathlib.Path(value)
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -43,11 +43,11 @@ def main(arguments: Sequence[str]) -> None:
     )
     command.add_config_flag(parser)
     subject = parser.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--bundle", metavar="DIR", type=pathlib.Path, help="what export wrote")
+    subject.add_argument("--bundle", metavar="DIR", type=command.folder, help="what export wrote")
     subject.add_argument(
-        "--workdir", metavar="DIR", type=pathlib.Path, help="a tokenizer run; its newest checkpoint is measured"
+        "--workdir", metavar="DIR", type=command.folder, help="a tokenizer run; its newest checkpoint is measured"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", type=pathlib.Path, help="folder for the results")
+    parser.add_argument("--out", required=True, metavar="DIR", type=command.folder, help="folder for the results")
     options, overrides = command.parse(parser, arguments)
     experiment = build_experiment(load_experiment(options.config, overrides))
     if isinstance(experiment, DecoderExperiment):

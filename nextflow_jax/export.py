@@ -34,8 +34,8 @@ def main(arguments: Sequence[str]) -> None:
     """Exports a run; see --help."""
     example = "--workdir runs/quickstart/decoder --out runs/quickstart/bundle"
     parser = command.command_parser("export", DESCRIPTION, example)
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument("--out", required=True, metavar="DIR", help="made when it is not there")
+    parser.add_argument("--workdir", required=True, type=command.folder, metavar="DIR", help="the run's folder")
+    parser.add_argument("--out", required=True, type=command.folder, metavar="DIR", help="made when it is not there")
     parser.add_argument("--step", type=int, help="which checkpoint; the newest when not given")
     parser.add_argument(
         "--average",

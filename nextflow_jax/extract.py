@@ -55,7 +55,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--tokenizer", required=True, metavar="DIR_OR_BUNDLE", help="--workdir of a tokenizer run, or a bundle"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the shards' folder; made when it is not there")
+    parser.add_argument(
+        "--out", required=True, type=command.folder, metavar="DIR", help="the shards' folder; made when it is not there"
+    )
     parser.add_argument("--process", type=int, default=0, metavar="I", help="number of this machine (%(default)s)")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="machines in all (%(default)s)")
     parser.add_argument("--verify", type=int, default=0, metavar="N", help="compare about N documents, write nothing")
@@ -97,7 +99,11 @@ def open_source(experiment: DecoderExperiment, family: ScheduleFamily) -> Extrac
 
 
 def _verify(
-    experiment: DecoderExperiment, source: ExtractionSource, codec: VisionTokenizerCodec, out: str, documents: int
+    experiment: DecoderExperiment,
+    source: ExtractionSource,
+    codec: VisionTokenizerCodec,
+    out: pathlib.Path,
+    documents: int,
 ) -> str:
     text_tokenizer = load_bundle(pathlib.Path(out) / TOKENIZER_DIRECTORY).text_tokenizer
     config, seed = experiment.extraction, experiment.seed

@@ -1,7 +1,6 @@
 """`python -m nextflow_jax.plan_rows`: which documents a decoder's training reads in which batch, known beforehand."""
 
 import json
-import pathlib
 from collections.abc import Callable, Sequence
 
 from nextflow_jax import command
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     command.add_config_flag(parser)
     parser.add_argument("--batches", required=True, metavar="A:B", help="numbers of global batches, from 0")
-    parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="an .npz file for config.pipeline.plan_file")
+    parser.add_argument("--out", type=command.folder, metavar="FILE", help="an .npz file for config.pipeline.plan_file")
     options, overrides = command.parse(parser, arguments)
     batches = _batches(options.batches)
     experiment = _experiment(options.config, overrides)

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -60,7 +59,7 @@ GUIDANCE_SETTINGS = ("guidance_schedule", "guidance_scales", "guidance_drops")
 def main(arguments: Sequence[str]) -> None:
     """Samples; see --help."""
     options = _parser().parse_args(arguments)
-    out = pathlib.Path(options.out)
+    out = options.out
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; give a folder")
     if options.num < 1:
@@ -94,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     question.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     question.add_argument("--document", action="append", metavar="FILE.json", help="to continue; several times too")
     question.add_argument("--messages", action="append", metavar="FILE.json", help="chat to answer; several times too")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to write; made when it is not there")
+    parser.add_argument(
+        "--out", required=True, type=command.folder, metavar="DIR", help="where to write; made when it is not there"
+    )
     parser.add_argument("--instruction", default="", metavar="TEXT", help="a system text before every --prompt")
     parser.add_argument("--think", type=int, metavar="N", help="write at most N tokens of thought before each picture")
     parser.add_argument("--drop_thought", action="store_true", help="leave thoughts out of the result")

@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = {
     "contracts": (
-        *("config", "errors", "scales", "vocabulary", "image_layout", "sequence", "resize", "text", "chat"),
+        *("config", "errors", "folders", "scales", "vocabulary", "image_layout", "sequence", "resize", "text", "chat"),
         "sampling.settings",
     ),
     "platform": ("sharding", "sharding_table", "compile_cache", "command", "distributed", "aot.chips"),

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help=".safetensors, a folder of shards, or a torch checkpoint"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", type=pathlib.Path, help="made when it is not there")
+    parser.add_argument("--out", required=True, metavar="DIR", type=command.folder, help="made when it is not there")
     parser.add_argument(
         "--side", type=int, choices=sorted(LADDERS), default=min(LADDERS), help="of VAR's pictures, in pixels"
     )

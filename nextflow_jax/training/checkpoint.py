@@ -27,15 +27,13 @@ from orbax.checkpoint import checkpoint_managers
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.checkpoint_config import NEWEST_ALONE, CheckpointConfig
 from nextflow_jax.training.checkpoint_files import require_whole, write_checksums
+from nextflow_jax.training.checkpoint_tree import check_tree
 from nextflow_jax.training.optimizer import merge_params
 from nextflow_jax.training.state import TrainState, leaves_by_name
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "checkpoints.damaged"
-
-NEW_IN_STATE = ("recent",)
-"""Collections of the state that may be missing from a checkpoint, or be in it for nothing: they start anew."""
 
 _POLL_SECONDS = 0.1
 _FOREVER = 10**9
@@ -155,17 +153,26 @@ class Checkpoints:
                 shutil.rmtree(unfinished, ignore_errors=True)
         self._manager.reload()
 
+    def check(self, step: int, abstract: TrainState) -> Any:
+        """Refuses a checkpoint that `restore` could not make the state of; returns what it says of its arrays.
+
+        Raises:
+          UserError: no such step, or as `check_tree`.
+        """
+        _require_step(self._folder, step)
+        saved = self._manager.item_metadata(step)["state"].tree
+        check_tree(leaves_by_name(saved), abstract, self._folder / str(step))
+        return saved
+
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, Position]:
         """The state with the shapes, dtypes and shardings of `abstract`, and the position in the data.
 
         Floating-point arrays come in the dtype that is asked for.
 
         Raises:
-          UserError: no such step, or a saved array is missing, unexpected or shaped otherwise (the first is named).
+          UserError: as `check`.
         """
-        _require_step(self._folder, step)
-        saved = self._manager.item_metadata(step)["state"].tree
-        _check_tree(saved, abstract, self._folder / str(step))
+        saved = self.check(step, abstract)
         everywhere = abstract.step.sharding
         there = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)
@@ -313,29 +320,6 @@ def _require_step(folder: pathlib.Path, step: int | None) -> int:
     if step not in steps:
         raise UserError(f"{folder.parent} has no checkpoint of step {step}; there are: {', '.join(map(str, steps))}")
     return step
-
-
-def _check_tree(saved: Any, abstract: TrainState, where: pathlib.Path) -> None:
-    saved_leaves, wanted = leaves_by_name(saved), leaves_by_name(abstract)
-    for name in sorted(saved_leaves.keys() | wanted.keys()):
-        if name.split("/")[0] in NEW_IN_STATE:
-            continue
-        if name not in saved_leaves:
-            problem = "is needed by this configuration and missing from the checkpoint"
-        elif name not in wanted:
-            problem = "is in the checkpoint and not part of this configuration"
-        elif not _fits(saved_leaves[name], wanted[name]):
-            old, new = saved_leaves[name], wanted[name]
-            problem = f"is {old.dtype}{tuple(old.shape)} in the checkpoint and {new.dtype}{tuple(new.shape)} here"
-        else:
-            continue
-        raise UserError(f"{where}: {name} {problem}; use the configuration it was trained with, or another --workdir")
-
-
-def _fits(old: Any, new: Any) -> bool:
-    """Same shape, and the same dtype or another one for numbers with a fraction."""
-    floating = jnp.issubdtype(old.dtype, jnp.floating) and jnp.issubdtype(new.dtype, jnp.floating)
-    return tuple(old.shape) == tuple(new.shape) and (old.dtype == new.dtype or floating)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from nextflow_jax.config import Fault
+from nextflow_jax.folders import url_rule
 
 ORDERS = ("lowest", "highest")
 
@@ -44,6 +45,8 @@ class CheckpointConfig:
                 yield Fault(name, getattr(self, name), "must not be negative", "use 0")
         if self.best not in ORDERS:
             yield Fault("best", self.best, "is no order", f"use one of {ORDERS}")
+        if url_rule(self.local):
+            yield Fault("local", self.local, url_rule(self.local), "give a folder on a disk of each machine")
         if self.local and self.local_minutes <= 0:
             yield Fault("local_minutes", self.local_minutes, "must be positive", "use e.g. 10")
 

@@ -68,6 +68,11 @@ def tree_bytes(folder: pathlib.Path) -> int:
     return sum(file.stat().st_size for file in _files(folder))
 
 
+def size_text(count: int) -> str:
+    """So many bytes, as people read them."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
+
+
 def _lists(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.iterdir() if _PATTERN.fullmatch(path.name)) if folder.is_dir() else []
 

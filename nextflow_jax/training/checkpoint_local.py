@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nextflow_jax.training.checkpoint_tree import check_tree
 from nextflow_jax.training.state import TrainState, leaves_by_name
 
 _ARRAYS, _INDEX = "arrays.bin", "index.json"
@@ -28,7 +29,6 @@ class _Piece(NamedTuple):
     """Part of an array that one or more devices of this process hold."""
 
     name: str
-    dtype: str
     bounds: tuple[tuple[int, int], ...]
     offset: int
     crc: int
@@ -52,7 +52,8 @@ class LocalTier:
         """Copies the arrays, then writes them in a thread; raises what went wrong with the one before."""
         self.wait()
         pieces = _copy_pieces(state)
-        about = {"key": self._key, "step": step, "data": dict(position), "meta": dict(meta)}
+        arrays = {name: (str(leaf.dtype), leaf.shape) for name, leaf in leaves_by_name(state).items()}
+        about = {"key": self._key, "step": step, "data": dict(position), "meta": dict(meta), "arrays": arrays}
         self._thread = threading.Thread(target=self._write, args=(step, pieces, about), name="nextflow_jax-local")
         self._thread.start()
 
@@ -74,18 +75,38 @@ class LocalTier:
         index = self._read_index(step)
         return index["data"], index["meta"]
 
+    def check(self, step: int, abstract: TrainState) -> dict[str, jax.ShapeDtypeStruct]:
+        """Refuses a checkpoint that `restore` could not make the state of; returns what its arrays are like, by name.
+
+        Raises:
+          UserError: as `check_tree`.
+        """
+        arrays = self._read_index(step)["arrays"]
+        saved = {name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for name, (dtype, shape) in arrays.items()}
+        check_tree(saved, abstract, self._folder / str(step))
+        return saved
+
     def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """The state, each device's part of every array from this process's disk."""
-        pieces = {(name, bounds): (offset, dtype) for name, dtype, bounds, offset, _ in self._pieces(step)}
+        """The state with the shapes, dtypes and shardings of `abstract`, each device's part from this process's disk.
+
+        Floating-point arrays come in the dtype that is asked for.
+
+        Raises:
+          UserError: as `check`.
+        """
+        saved = self.check(step, abstract)
+        offsets = {(piece.name, piece.bounds): piece.offset for piece in self._pieces(step)}
         bytes_ = np.memmap(self._folder / str(step) / _ARRAYS, np.uint8, "r")
 
         def read(name: str, leaf: Any) -> jax.Array:
             def part(index: tuple[slice, ...]) -> np.ndarray:
                 bounds = _bounds(index, leaf.shape)
-                offset, dtype = pieces[name, bounds]
                 shape = [stop - start for start, stop in bounds]
-                size = int(np.prod(shape)) * jnp.dtype(dtype).itemsize
-                return np.array(bytes_[offset : offset + size]).view(jnp.dtype(dtype)).reshape(shape)
+                if name not in saved:
+                    return np.zeros(shape, leaf.dtype)
+                offset, dtype = offsets[name, bounds], saved[name].dtype
+                size = int(np.prod(shape)) * dtype.itemsize
+                return np.array(bytes_[offset : offset + size]).view(dtype).reshape(shape).astype(leaf.dtype)
 
             return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
 
@@ -108,7 +129,7 @@ class LocalTier:
                 for name, bounds, array in pieces:
                     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
                     file.write(data)
-                    index.append(_Piece(name, str(array.dtype), bounds, offset, zlib.crc32(data)))
+                    index.append(_Piece(name, bounds, offset, zlib.crc32(data)))
                     offset += data.size
             (temporary / _INDEX).write_text(json.dumps({**about, "bytes": offset, "pieces": index}), encoding="utf-8")
             shutil.rmtree(self._folder / str(step), ignore_errors=True)
@@ -124,14 +145,12 @@ class LocalTier:
 
     def _pieces(self, step: int) -> list[_Piece]:
         rows = self._read_index(step)["pieces"]
-        return [
-            _Piece(name, dtype, tuple(map(tuple, bounds)), offset, crc) for name, dtype, bounds, offset, crc in rows
-        ]
+        return [_Piece(name, tuple(map(tuple, bounds)), offset, crc) for name, bounds, offset, crc in rows]
 
     def _is_whole(self, step: int) -> bool:
         try:
             index = self._read_index(step)
-            if index["key"] != self._key:
+            if index["key"] != self._key or "arrays" not in index:
                 return False
             pieces = self._pieces(step)
             ends = [*(piece.offset for piece in pieces[1:]), index["bytes"]]

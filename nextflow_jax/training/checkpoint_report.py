@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nextflow_jax import command
 from nextflow_jax.errors import UserError
 from nextflow_jax.training.averaging import average_checkpoints
 from nextflow_jax.training.checkpoint import (
@@ -19,7 +20,7 @@ from nextflow_jax.training.checkpoint import (
     saved_arrays,
     step_folder,
 )
-from nextflow_jax.training.checkpoint_files import damage, is_checked, tree_bytes
+from nextflow_jax.training.checkpoint_files import damage, is_checked, size_text, tree_bytes
 from nextflow_jax.training.metrics import read_metrics
 from nextflow_jax.training.state import TrainState
 
@@ -39,13 +40,15 @@ def main(arguments: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("workdir", metavar="WORKDIR", help="the run's folder")
+    parser.add_argument("workdir", type=command.folder, metavar="WORKDIR", help="the run's folder")
     parser.add_argument("--step", type=int, help="which checkpoint; the newest when not given")
     parser.add_argument("--arrays", action="store_true", help="every array: name, dtype, shape, bytes")
     parser.add_argument("--show_config", action="store_true", help="the configuration it was saved with, as JSON")
     parser.add_argument("--verify", action="store_true", help="compare the checksums of every file of all checkpoints")
     parser.add_argument("--average", type=int, metavar="N", help="write the mean of it and the N - 1 before to --out")
-    parser.add_argument("--out", metavar="DIR", help="of --average: a run's folder with one checkpoint")
+    parser.add_argument(
+        "--out", type=command.folder, metavar="DIR", help="of --average: a run's folder with one checkpoint"
+    )
     options = parser.parse_args(list(arguments))
     if (options.average is None) != (options.out is None):
         parser.error("--average and --out go together")
@@ -70,7 +73,7 @@ def list_checkpoints(workdir: str | pathlib.Path) -> Iterator[str]:
         before = [record for record in records if record["step"] <= step]
         shown = [f"{name} {before[-1][name]:.6g}" for name in _SHOWN_METRICS if before and before[-1].get(name)]
         sums = "checksums" if is_checked(folder) else "no checksums"
-        yield "  ".join([f"step {step}", _size(tree_bytes(folder)), written, sums, ", ".join(shown)]).rstrip()
+        yield "  ".join([f"step {step}", size_text(tree_bytes(folder)), written, sums, ", ".join(shown)]).rstrip()
 
 
 def describe(workdir: str | pathlib.Path, meta: dict[str, Any], arrays: bool) -> Iterator[str]:
@@ -84,7 +87,7 @@ def describe(workdir: str | pathlib.Path, meta: dict[str, Any], arrays: bool) ->
     for name, leaf in saved.items():
         groups.setdefault((name.split("/")[0], str(leaf.dtype)), []).append(_bytes(leaf))
     for (collection, dtype), sizes in groups.items():
-        yield f"  {collection}: {len(sizes)} arrays of {dtype}, {_size(sum(sizes))}"
+        yield f"  {collection}: {len(sizes)} arrays of {dtype}, {size_text(sum(sizes))}"
     for name, leaf in saved.items() if arrays else ():
         yield f"  {name}  {leaf.dtype}{tuple(leaf.shape)}  {_bytes(leaf):,}"
 
@@ -118,7 +121,3 @@ def _verify(workdir: str | pathlib.Path) -> None:
 
 def _bytes(leaf: Any) -> int:
     return int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"

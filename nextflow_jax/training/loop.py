@@ -22,12 +22,12 @@ from nextflow_jax.training.metrics import Window
 from nextflow_jax.training.packed_metrics import PackedMetrics
 from nextflow_jax.training.preemption import StopSignal
 from nextflow_jax.training.profile import Profiler
-from nextflow_jax.training.program import Program, StepProgram, build_program
+from nextflow_jax.training.program import Program, StepProgram, build_program, lay_out
 from nextflow_jax.training.progress import Progress
 from nextflow_jax.training.published_start import PublishedStart
 from nextflow_jax.training.recovery import record_bad_batch
 from nextflow_jax.training.run_log import RunLog
-from nextflow_jax.training.saving import Found, Saver, find_newest, open_local
+from nextflow_jax.training.saving import Found, Saver, Say, check_fit, find_newest, open_local
 from nextflow_jax.training.settings import Experiment, TrainConfig
 from nextflow_jax.training.state import TrainState, abstract_variables, init_state
 from nextflow_jax.training.task import Task
@@ -86,13 +86,12 @@ def _train(
     ledger: Ledger,
 ) -> TrainState:
     settings, said = experiment.train, []
-    local = None
+    mesh, local = sharding.make_mesh(experiment.mesh, devices), None
     if experiment.checkpoint.local:
-        mesh, rules = sharding.make_mesh(experiment.mesh, devices), sharding.make_rules(experiment.rules)
-        local = open_local(workdir, experiment.checkpoint, mesh, rules)
+        local = open_local(workdir, experiment.checkpoint, mesh, experiment.state_rules(), said.append)
     found = find_newest(workdir, experiment.checkpoint, local, said.append)
     start = found.step if found else 0
-    fingerprints, warm_start = _check_start(experiment, task, found)
+    fingerprints, warm_start = _check_start(experiment, task, found, said.append)
     progress = Progress(experiment.name or experiment.kind, start, settings.steps, stream)
     for message in said:
         progress.say(message)
@@ -102,8 +101,11 @@ def _train(
     profiler = Profiler(settings.profile, workdir, progress.say)
     with StopSignal() as stop, profiler, checkpoints:
         with ledger.phase("compile"):
-            program = build_program(experiment, task, devices, workdir, progress)
-        require_space(workdir, program.layout.abstract)
+            layout = lay_out(experiment, task, mesh)
+            if found:
+                check_fit(found, layout.abstract, checkpoints, local)
+            require_space(workdir, layout.abstract, resumed=found is not None)
+            program = build_program(experiment, task, layout, workdir, progress)
         with Watchdog(workdir, experiment.recovery.step_seconds) as watchdog:
             saver = Saver(checkpoints, local, settings, experiment.checkpoint, watchdog, progress.say)
             run = _Run(experiment, task, workdir, program, saver, stop, watchdog, progress, ledger, profiler)
@@ -113,6 +115,7 @@ def _train(
             if jax.process_index() == 0:
                 task.save_artifacts(workdir)
             ledger.stand_at(start)
+            saver.stand_at(start)
             try:
                 state = _run(run, state, start, position)
                 progress.say(ledger.account().describe())
@@ -161,14 +164,18 @@ def _data_statistics(task: Task, ahead: int, first: int, stop: int) -> dict[str,
 
 
 def _check_start(
-    experiment: Experiment, task: Task, found: Found | None
+    experiment: Experiment, task: Task, found: Found | None, say: Say
 ) -> tuple[dict[str, str], WarmStart | PublishedStart | None]:
-    """Fingerprints of the run, and the weights that a fresh one starts from; before anything is compiled."""
+    """Fingerprints of the run, and the weights that a fresh one starts from; before anything is compiled.
+
+    What a resumed run does otherwise than before is said.
+    """
     fingerprints = task.describe()
     if found:
         # Kept from the checkpoint: a resumed run needs its source no more.
         fingerprints |= {name: value for name, value in found.meta["fingerprints"].items() if name == INIT_FROM}
-        check_resume(experiment, fingerprints, found.meta)
+        for change in check_resume(experiment, fingerprints, found.meta):
+            say(f"since step {found.step}, {change}")
         return fingerprints, None
     warm_start = experiment.load_start(functools.partial(abstract_variables, task))
     return fingerprints | ({INIT_FROM: warm_start.origin} if warm_start else {}), warm_start
@@ -206,6 +213,7 @@ def _run(run: _Run, state: TrainState | None, start: int, position: Position) ->
             return state
         start, state, position = _roll_back(run, log, end)
         run.ledger.stand_at(start)
+        run.saver.stand_at(start)
 
 
 def _leg(

@@ -49,20 +49,24 @@ class Program:
         return self.steps[_shapes(batch)]
 
 
-def build_program(
-    experiment: Experiment,
-    task: Task,
-    devices: Sequence[jax.Device] | None,
-    workdir: pathlib.Path,
-    progress: Progress,
-) -> Program:
-    """Lays the state out over the mesh and compiles the steps; reports both, the full table in `sharding.txt`."""
-    mesh = sharding.make_mesh(experiment.mesh, devices)
+def lay_out(experiment: Experiment, task: Task, mesh: jax.sharding.Mesh) -> StateLayout:
+    """The layout of the state over the mesh, which also divides the batch.
+
+    Raises:
+      UserError: as `make_layout`.
+    """
     rules, spikes = experiment.state_rules(), experiment.recovery.spikes
     layout = make_layout(task, experiment.optimizer, experiment.train.steps, mesh, rules, spikes)
     sharding.local_part(sharding.batch_sharding(mesh, layout.rules), experiment.train.batch_size)
+    return layout
+
+
+def build_program(
+    experiment: Experiment, task: Task, layout: StateLayout, workdir: pathlib.Path, progress: Progress
+) -> Program:
+    """Compiles the steps; reports them and the layout of the state, the full table in `sharding.txt`."""
     begin = time.perf_counter()
-    train = experiment.train
+    train, mesh = experiment.train, layout.mesh
     norms_every = train.log_every if train.norms else 0
     steps = {}
     for spec in task.batch_specs():

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from nextflow_jax.errors import TransientError, UserError
+from nextflow_jax.sharding import StateRules
 from nextflow_jax.training.checkpoint import (
     Checkpoints,
     Position,
@@ -29,6 +30,7 @@ from nextflow_jax.training.checkpoint_local import LocalTier
 from nextflow_jax.training.settings import TrainConfig
 from nextflow_jax.training.state import TrainState
 from nextflow_jax.training.watchdog import Watchdog
+from nextflow_jax.training.workdir import FULL, probe
 
 RUN_FILE = "run_id"
 
@@ -56,28 +58,38 @@ class Found:
     meta: Mapping[str, Any]
 
 
-def open_local(workdir: pathlib.Path, settings: CheckpointConfig, mesh: Mesh, rules: Mapping[str, Any]) -> LocalTier:
+def open_local(workdir: pathlib.Path, settings: CheckpointConfig, mesh: Mesh, rules: StateRules, say: Say) -> LocalTier:
     """This process's local checkpoints of the run in `workdir`, which its file `run_id` names.
 
     They belong to the run, not to its path: a folder that was removed and made again is another run.
+
+    Raises:
+      UserError: no files can be written there. (A disk that is full is told of, for it may have room later.)
     """
     path = workdir / RUN_FILE
     if jax.process_index() == 0 and not path.exists():
         path.write_text(uuid.uuid4().hex + "\n", encoding="utf-8")
     _meet("run_id")
     devices = [(device.process_index, device.id) for device in mesh.devices.flat]
-    layout = json.dumps([dict(mesh.shape), devices, sorted((name, list(axes)) for name, axes in rules.items())])
+    tables = [sorted((name, list(axes)) for name, axes in table.items()) for table in rules]
+    layout = json.dumps([dict(mesh.shape), devices, tables])
     key = hashlib.sha256(layout.encode()).hexdigest()
     run = path.read_text(encoding="utf-8").strip()
-    return LocalTier(pathlib.Path(settings.local) / run / f"process-{jax.process_index():05}", key)
+    folder = pathlib.Path(settings.local).absolute() / run / f"process-{jax.process_index():05}"
+    try:
+        probe(folder)
+    except OSError as error:
+        problem = f"config.checkpoint.local = {settings.local!r}: cannot be written ({error.strerror})"
+        if error.errno not in FULL:
+            raise UserError(f"{problem}; choose another folder, or '' for none") from error
+        say(f"warning: {problem}; make room")
+    return LocalTier(folder, key)
 
 
 def find_newest(workdir: pathlib.Path, settings: CheckpointConfig, local: LocalTier | None, say: Say) -> Found | None:
     """The newest checkpoint that is whole, of both tiers; every process of a job gets the same answer.
 
-    A damaged one is put aside, so that it counts no more, and `say` tells. Local ones of later steps, which not every
-    process has, are removed: the run makes these steps again, perhaps otherwise, and one part of each would pass for a
-    whole.
+    A damaged one is put aside, so that it counts no more, and `say` tells.
 
     Raises:
       UserError: it is damaged, and `strict` is on; or none that there is can be read.
@@ -85,12 +97,20 @@ def find_newest(workdir: pathlib.Path, settings: CheckpointConfig, local: LocalT
     shared = _newest_shared(workdir, settings, say)
     step = _newest_local(local) if local else -1
     newest_shared = -1 if shared is None else shared
-    if local:
-        local.forget_after(max(step, newest_shared))
     if step > newest_shared:
         say(f"going on from the local checkpoint of step {step}")
         return Found(step, True, {**local.read_about(step)[1], "step": step})
     return None if shared is None else Found(shared, False, read_meta(workdir, shared))
+
+
+def check_fit(found: Found, abstract: TrainState, checkpoints: Checkpoints, local: LocalTier | None) -> None:
+    """Refuses a checkpoint that the state cannot be made of, before minutes go into compiling.
+
+    Raises:
+      UserError: as `check_tree`.
+    """
+    tier = local if found.is_local else checkpoints
+    tier.check(found.step, abstract)
 
 
 class Saver:
@@ -119,6 +139,15 @@ class Saver:
         self._watchdog, self._say = watchdog, say
         self._failed, self._writing = 0, False
         self._saved_at = self._local_at = time.monotonic()
+
+    def stand_at(self, step: int) -> None:
+        """The run goes on from `step`: local checkpoints of later ones, of whatever layout, are removed.
+
+        The run makes these steps again, perhaps otherwise. Of one that only some processes have, and which did not
+        count, one part of each would pass for a whole.
+        """
+        if self._local:
+            self._local.forget_after(step)
 
     def due(self, step: int) -> bool:
         """Whether the run's folder gets a checkpoint after `step`."""

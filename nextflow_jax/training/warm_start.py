@@ -23,6 +23,7 @@ from jaxtyping import Int
 from nextflow_jax.config import Fault, nearest, pattern_faults
 from nextflow_jax.convert.qwen2_5_config import CONFIG_FILE
 from nextflow_jax.errors import UserError
+from nextflow_jax.folders import URL_FIX, url_rule
 from nextflow_jax.training.checkpoint import Restored, checkpoint_steps, read_meta, restore_variables
 
 INIT_FROM = "init_from"
@@ -69,6 +70,10 @@ class InitFromConfig:
         if self.weights and self.workdir:
             rule = f"a run starts from one source, and workdir is {self.workdir!r}"
             yield Fault("weights", self.weights, rule, "leave one of the two empty")
+        for name in ("workdir", "weights"):
+            rule = url_rule(getattr(self, name))
+            if rule:
+                yield Fault(name, getattr(self, name), rule, URL_FIX)
         if self.step < NEWEST:
             yield Fault("step", self.step, "is no step", "use -1 for the newest checkpoint")
         for name in PATTERNS:

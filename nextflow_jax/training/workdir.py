@@ -1,22 +1,29 @@
 """A run's folder: that it can be written, config.json, and whether a checkpoint in it may be continued."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from nextflow_jax.config import from_config_dict, to_plain_dict
-from nextflow_jax.errors import UserError
+from nextflow_jax.errors import TransientError, UserError
+from nextflow_jax.folders import require_folder
+from nextflow_jax.training.checkpoint import checkpoint_steps
+from nextflow_jax.training.checkpoint_files import size_text
 from nextflow_jax.training.settings import Experiment
 
 CONFIG_FILE = "config.json"
 ABSENT = "absent"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk, or of somebody's share of it, that is full."""
+
 _PROBE_BYTES = 4096
 
 
@@ -24,34 +31,51 @@ def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
     """Creates the folder and checks that files can be written in it.
 
     Raises:
-      UserError: it cannot be created or written.
+      UserError: it is a URL, or cannot be created or written.
+      TransientError: the disk is full under a run that has a checkpoint.
     """
+    require_folder("--workdir", workdir)
     folder = pathlib.Path(workdir).absolute()
-    probe = folder / f".write_test_{os.getpid()}"
+    try:
+        probe(folder)
+    except OSError as error:
+        if error.errno in FULL and checkpoint_steps(folder):
+            raise TransientError(
+                f"--workdir {workdir}: {error.strerror}; the last checkpoint stays; make room, and start again"
+            ) from error
+        raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); choose another folder") from error
+    return folder
+
+
+def probe(folder: pathlib.Path) -> None:
+    """Creates a folder and writes a file in it, which goes again; raises the OSError that says why it cannot."""
+    file_name = folder / f".write_test_{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with probe.open("wb") as file:
+        with file_name.open("wb") as file:
             # An empty file can be made on a full disk.
             file.write(bytes(_PROBE_BYTES))
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); choose another folder") from error
     finally:
         with contextlib.suppress(OSError):
-            probe.unlink()
-    return folder
+            file_name.unlink()
 
 
-def require_space(workdir: pathlib.Path, abstract: Any) -> None:
-    """Raises a UserError when a checkpoint of a state of these shapes would not fit on the disk of the folder."""
+def require_space(workdir: pathlib.Path, abstract: Any, resumed: bool = False) -> None:
+    """Checks that a checkpoint of a state of these shapes would fit on the disk of the folder.
+
+    Raises:
+      UserError: it would not.
+      TransientError: likewise, and the run has a checkpoint: it goes on once there is room.
+    """
     needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
     free = shutil.disk_usage(workdir).free
     if free < needed:
-        raise UserError(
-            f"--workdir {workdir}: {free / 2**30:.2f} GiB are free, and a checkpoint takes up to {needed / 2**30:.2f}; "
-            "make room, or choose another folder"
-        )
+        problem = f"--workdir {workdir}: {size_text(free)} are free, and a checkpoint takes up to {size_text(needed)}"
+        if resumed:
+            raise TransientError(f"{problem}; the last checkpoint stays; make room, and start again")
+        raise UserError(f"{problem}; make room, or choose another folder")
 
 
 def save_config(workdir: pathlib.Path, experiment: Experiment) -> None:
@@ -63,13 +87,16 @@ def save_config(workdir: pathlib.Path, experiment: Experiment) -> None:
     temporary.replace(workdir / CONFIG_FILE)
 
 
-def check_resume(experiment: Experiment, fingerprints: Mapping[str, str], meta: Mapping[str, Any]) -> None:
+def check_resume(experiment: Experiment, fingerprints: Mapping[str, str], meta: Mapping[str, Any]) -> list[str]:
     """Refuses to continue a checkpoint whose arrays or data mean something else under this configuration.
 
     Args:
       experiment: the configuration now; its FIXED and FREE say which fields must not have changed.
       fingerprints: `Task.describe()` now.
       meta: the checkpoint's meta.
+
+    Returns:
+      Every difference that is allowed, a clause each.
 
     Raises:
       UserError: lists every difference: field, value in the checkpoint, value now.
@@ -78,11 +105,10 @@ def check_resume(experiment: Experiment, fingerprints: Mapping[str, str], meta: 
     if then["kind"] == experiment.kind:
         # An earlier version did what the defaults of fields say that it did not know.
         then = to_plain_dict(from_config_dict(type(experiment), then, "the checkpoint's config", fill=True))
-    differences = []
-    for field in experiment.FIXED:
-        for name, old, new in _differences(f"config.{field}", then.get(field, ABSENT), now[field]):
-            if name.removeprefix("config.") not in experiment.FREE:
-                differences.append(f"{name} was {old!r} and is {new!r}")
+    differences, allowed = [], []
+    for name, old, new in _differences("config", then, now):
+        fixed = _is_within(name, experiment.FIXED) and not _is_within(name, experiment.FREE)
+        (differences if fixed else allowed).append(f"{name} was {old!r} and is {new!r}")
     for name, old, new in _differences("fingerprint", meta["fingerprints"], dict(fingerprints)):
         differences.append(f"{name} was {old!r} and is {new!r}")
     if differences:
@@ -90,6 +116,7 @@ def check_resume(experiment: Experiment, fingerprints: Mapping[str, str], meta: 
             f"the checkpoint of step {meta['step']} does not fit this configuration: {'; '.join(differences)}; "
             "restore these values, or start in another --workdir"
         )
+    return allowed
 
 
 def _differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -98,3 +125,8 @@ def _differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]
             yield from _differences(f"{name}.{key}", old.get(key, ABSENT), new.get(key, ABSENT))
     elif old != new:
         yield name, old, new
+
+
+def _is_within(name: str, fields: Sequence[str]) -> bool:
+    """Whether "config.a.b" is one of these fields ("a.b") or inside one that is a group."""
+    return any(f"{name}.".startswith(f"config.{field}.") for field in fields)

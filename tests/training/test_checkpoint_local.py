@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nextflow_jax import sharding
+from nextflow_jax.errors import UserError
 from nextflow_jax.sharding import MeshConfig
 from nextflow_jax.training.checkpoint import Position
 from nextflow_jax.training.checkpoint_local import LocalTier
@@ -84,3 +85,42 @@ def test_what_cannot_be_written_is_raised_later(layout_and_state, tmp_path):
     with pytest.raises(OSError):
         tier.wait()
     tier.wait()
+
+
+def saved_by(layout_and_state, folder):
+    tier = LocalTier(folder / "run", "here")
+    tier.save(1, layout_and_state[1], POSITION, {})
+    tier.wait()
+    return tier
+
+
+def test_other_floating_dtypes_are_converted(layout_and_state, tmp_path):
+    abstract, state = layout_and_state
+    other = {jnp.dtype(jnp.bfloat16): jnp.float32, jnp.dtype(jnp.float32): jnp.bfloat16}
+
+    def wanted(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, other.get(leaf.dtype, leaf.dtype), sharding=leaf.sharding)
+
+    restored = saved_by(layout_and_state, tmp_path).restore(1, jax.tree.map(wanted, abstract))
+    assert restored.params["first"]["kernel"].dtype == jnp.float32 and restored.step.dtype == jnp.int32
+    expected = jax.tree.map(lambda leaf: leaf.astype(other.get(leaf.dtype, leaf.dtype)), state)
+    jax.tree.map(np.testing.assert_array_equal, restored, expected)
+
+
+def test_arrays_that_do_not_fit_are_named(layout_and_state, tmp_path):
+    abstract, tier = layout_and_state[0], saved_by(layout_and_state, tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path / 'run' / '1'}: ema/first/bias is in the checkpoint and not part"):
+        tier.check(1, abstract.replace(ema={}))
+    more = abstract.replace(params={**abstract.params, "third": abstract.step})
+    with pytest.raises(UserError, match="params/third is needed by this configuration and missing"):
+        tier.restore(1, more)
+
+
+def test_a_rule_for_spikes_may_come_and_go(layout_and_state, tmp_path):
+    """Its running means start anew, or are left."""
+    abstract, state = layout_and_state
+    recent = {"steps": jax.ShapeDtypeStruct((), jnp.float32, sharding=abstract.step.sharding)}
+    restored = saved_by(layout_and_state, tmp_path).restore(1, abstract.replace(recent=recent))
+    assert float(restored.recent["steps"]) == 0
+    tier = saved_by((abstract, state.replace(recent={"steps": state.step + 3})), tmp_path / "other")
+    assert tier.restore(1, abstract).recent == {}

@@ -121,6 +121,16 @@ def test_resuming_refuses_what_changes_the_meaning(finished, change, task, messa
         train(settings, task, finished, ONE, io.StringIO())
 
 
+def test_a_misfit_is_found_before_compiling_and_what_changed_is_said(finished, monkeypatch):
+    monkeypatch.delattr("nextflow_jax.training.loop.build_program")
+    settings, stream = toy_experiment(steps=30), io.StringIO()
+    settings = dataclasses.replace(settings, optimizer=dataclasses.replace(settings.optimizer, ema_decay=0.0))
+    with pytest.raises(UserError, match="checkpoints/24: ema/first/bias is in the checkpoint and not part"):
+        train(settings, ToyTask(), finished, ONE, stream)
+    assert "since step 24, config.optimizer.ema_decay was 0.9 and is 0.0\n" in stream.getvalue()
+    assert "since step 24, config.train.steps was 24 and is 30\n" in stream.getvalue()
+
+
 def test_errors_of_the_data_end_the_run(tmp_path):
     class Broken(ToyTask):
         def batches(self, start, part, num_parts):

@@ -5,7 +5,7 @@ import io
 
 import jax
 
-from nextflow_jax.sharding import MeshConfig
+from nextflow_jax.sharding import MeshConfig, make_mesh
 from nextflow_jax.training import program
 from nextflow_jax.training.progress import Progress
 from tests.training.toy import ToyTask, toy_experiment
@@ -14,7 +14,8 @@ from tests.training.toy import ToyTask, toy_experiment
 def said(tmp_path, mesh):
     stream = io.StringIO()
     experiment = dataclasses.replace(toy_experiment(), mesh=mesh)
-    program.build_program(experiment, ToyTask(), jax.devices(), tmp_path, Progress("toy", 0, 10, stream))
+    layout = program.lay_out(experiment, ToyTask(), make_mesh(mesh, jax.devices()))
+    program.build_program(experiment, ToyTask(), layout, tmp_path, Progress("toy", 0, 10, stream))
     return stream.getvalue()
 
 

@@ -116,6 +116,8 @@ def test_faults_without_reading_arrays(source, tmp_path):
     )
     broken = InitFromConfig(step=-2, fresh=("(",), drop=("a",))
     assert [fault.field for fault in broken.faults()] == ["step", "fresh", "fresh", "drop"]
+    (fault,) = InitFromConfig("gs://bucket/run").faults()
+    assert fault.field == "workdir" and "is a URL, not a folder; mount the bucket" in str(fault)
     experiment = dataclasses.replace(toy_experiment(), init_from=config_of(str(tmp_path)))
     assert [fault.field for fault in experiment.input_faults()] == ["init_from.workdir"]
 
@@ -136,6 +138,7 @@ def test_a_run_starts_there_and_keeps_saying_so_without_the_source(trained, tmp_
     frozen = dataclasses.replace(settings.optimizer, freeze=("^first/",))
     settings = dataclasses.replace(settings, optimizer=frozen, seed=1)
     said = io.StringIO()
+    (tmp_path / "run").mkdir()
     train(settings, ToyTask(), tmp_path / "run", ONE, said)
     assert "starting with 3 arrays of toy 'toy', step 4 (data toy)" in said.getvalue()
     before, after = restore_variables(gone), restore_variables(tmp_path / "run")

@@ -1,5 +1,6 @@
 """`python -m nextflow_jax.data.ingest`: sources of any format become a corpus that extraction reads."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str]) -> None:
         "--config.sources.0.paths=\"('my/*.jsonl',)\" --out runs/corpus",
     )
     command.add_config_flag(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the corpus' folder; made when it is not there")
+    parser.add_argument(
+        "--out", required=True, type=command.folder, metavar="DIR", help="the corpus' folder; made when it is not there"
+    )
     parser.add_argument("--process", type=int, default=0, metavar="I", help="number of this machine (%(default)s)")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="machines in all (%(default)s)")
     options, overrides = command.parse(parser, arguments)
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     print(summarise(options.out, ingested, time.perf_counter() - start))
 
 
-def summarise(out: str, ingested: Ingested, seconds: float) -> str:
+def summarise(out: str | os.PathLike, ingested: Ingested, seconds: float) -> str:
     """What is in the corpus and what was left out, or how much other machines still have to do."""
     manifest = ingested.manifest
     if manifest is None:
