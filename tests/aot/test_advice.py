@@ -27,7 +27,7 @@ def test_fewer_rows_at_once():
 
 
 def test_gradients_do_not_grow_with_rows():
-    """8 rows take 12 GiB beside 2 of arguments and 4 of gradients: 3 are left for 2 rows. Beside 7 of gradients: none."""
+    """8 rows take 12 GiB beside 2 of arguments and 4 of gradients; 3 are left: 2 rows. Beside 7 of gradients, none."""
     (rows,) = advise(situation(gradients=4))
     assert rows.startswith("--config.train.accumulate=4 ")
     (chips,) = advise(situation(gradients=7))
