@@ -33,8 +33,8 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 from experiments.bench.random_decoder import add_model_flags, decoder_config, num_bytes  # noqa: E402
-from experiments.bench.tokenizer_aot import LIMITS  # noqa: E402
 from nextflow_jax import sharding  # noqa: E402
+from nextflow_jax.aot.chips import CHIPS  # noqa: E402
 from nextflow_jax.models.cache import make_cache  # noqa: E402
 from nextflow_jax.models.decoder import Decoder, DecoderInputs  # noqa: E402
 from nextflow_jax.sampling.batches import LEAST_SLOTS, round_up  # noqa: E402
@@ -83,7 +83,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     k = arguments.scale % schedule.num_scales
     shapes = abstract_arguments(arguments, schedule, k, mesh)
     phases = Phases(decoder_config(arguments, param_dtype="bfloat16"), SequenceConfig())
-    cache, limit = shapes[1].cache, int(LIMITS[arguments.topology.split(":")[0]] * 2**30)
+    cache, limit = shapes[1].cache, CHIPS[arguments.topology.split(":")[0]].hbm_limit
     result = {
         "chips": arguments.tensor,
         "cells": schedule.counts[k],

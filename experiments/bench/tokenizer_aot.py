@@ -15,67 +15,36 @@ What it printed for v5e:4x4 (limit 15.75 GiB a chip), peak GiB, with jax 0.10.2 
 
     train  512   batch 16 --no-judges  5.58        encode 1024  batch 16  3.42
     train  512   batch 32              9.72        decode 1024  batch 16  1.93
-    train  512   batch 64              does not fit: temporaries alone are 16.19
+    train  512   batch 64              does not fit: temporaries alone are 16.27
 """
 
 import argparse
 import dataclasses
 import json
-import os
-import time
 from typing import Any
 
-# Set before JAX loads: the TPU compiler looks for a TPU's host otherwise.
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+import jax
+import jax.numpy as jnp
+from flax.core import meta
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from flax.core import meta  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
+from nextflow_jax import sharding
+from nextflow_jax.aot.compiling import compile_program
+from nextflow_jax.aot.programs import PlannedProgram, local_bytes, placed, training_step
+from nextflow_jax.aot.topology import Topology, open_topology
+from nextflow_jax.data.pictures import PicturesConfig
+from nextflow_jax.training.experiment import TokenizerExperiment
+from nextflow_jax.training.flops import traced_flops
+from nextflow_jax.training.optimizer import OptimizerConfig
+from nextflow_jax.training.settings import TrainConfig
+from nextflow_jax.training.state import num_parameters
+from nextflow_jax.vision.adversarial import AdversarialConfig
+from nextflow_jax.vision.codec import images_to_float, images_to_uint8
+from nextflow_jax.vision.losses import TokenizerLossConfig
+from nextflow_jax.vision.presets import nextflow_tokenizer
+from nextflow_jax.vision.tokenizer import VisionTokenizer, VisionTokenizerConfig
 
-from nextflow_jax import sharding  # noqa: E402
-from nextflow_jax.aot.chips import CHIPS, GIB  # noqa: E402
-from nextflow_jax.data.pictures import PicturesConfig  # noqa: E402
-from nextflow_jax.training.experiment import TokenizerExperiment  # noqa: E402
-from nextflow_jax.training.optimizer import OptimizerConfig  # noqa: E402
-from nextflow_jax.training.settings import TrainConfig  # noqa: E402
-from nextflow_jax.training.state import make_layout, num_parameters  # noqa: E402
-from nextflow_jax.training.step import lower_step  # noqa: E402
-from nextflow_jax.training.tasks.tokenizer import Teacher, TokenizerTask  # noqa: E402
-from nextflow_jax.vision.adversarial import AdversarialConfig  # noqa: E402
-from nextflow_jax.vision.codec import images_to_float, images_to_uint8  # noqa: E402
-from nextflow_jax.vision.losses import TokenizerLossConfig  # noqa: E402
-from nextflow_jax.vision.lpips import lpips_shapes  # noqa: E402
-from nextflow_jax.vision.presets import nextflow_tokenizer, siglip2  # noqa: E402
-from nextflow_jax.vision.tokenizer import VisionTokenizer, VisionTokenizerConfig  # noqa: E402
-from nextflow_jax.vision.vit import ViT  # noqa: E402
-
-LIMITS = {name: chip.hbm_limit / GIB for name, chip in CHIPS.items()}
-"""GiB a chip that the compiler lets a program have."""
-
-
-class PlannedTask(TokenizerTask):
-    """The tokenizer task without its files: pictures, teacher and LPIPS have shapes and no values."""
-
-    def __init__(self, experiment: TokenizerExperiment) -> None:
-        self._experiment = experiment
-        self._model = VisionTokenizer(experiment.model)
-        self._teacher = Teacher(siglip2("so400m-patch16", dtype=experiment.model.dtype), {}, "")
-
-    def constants(self) -> dict[str, Any]:
-        """Zeros; only their shapes are asked for."""
-        vit = self._teacher.config.vit
-        tower = jax.eval_shape(lambda: ViT(vit, jnp.float32).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
-        shapes = {"teacher": {"vision": meta.unbox(tower)["params"]}}
-        if self._experiment.loss.lpips:
-            shapes["lpips"] = lpips_shapes()
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    def batch_specs(self) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
-        """Squares of the level."""
-        shape = (self._experiment.train.batch_size, *self._experiment.pictures.size, 3)
-        return ({"images": jax.ShapeDtypeStruct(shape, jnp.uint8)},)
+NOT_AT_HAND = "not at hand"
+"""Weights of teacher and judges: their shapes are known without."""
 
 
 def make_config(arguments: argparse.Namespace) -> VisionTokenizerConfig:
@@ -84,8 +53,8 @@ def make_config(arguments: argparse.Namespace) -> VisionTokenizerConfig:
     return dataclasses.replace(config, pixel=dataclasses.replace(config.pixel, remat=arguments.pixel_remat))
 
 
-def lower_training(arguments: argparse.Namespace, devices: list[jax.Device]) -> tuple[jax.stages.Lowered, int]:
-    """The training step on all devices, and the number of parameters it updates."""
+def plan_training(arguments: argparse.Namespace, topology: Topology) -> PlannedProgram:
+    """The training step on all devices."""
     judged, side = not arguments.no_judges, arguments.level
     experiment = TokenizerExperiment(
         mesh=sharding.MeshConfig(fsdp=arguments.fsdp),
@@ -95,16 +64,17 @@ def lower_training(arguments: argparse.Namespace, devices: list[jax.Device]) -> 
         model=make_config(arguments),
         loss=TokenizerLossConfig(lpips=1.0 if judged else 0.0),
         adversarial=AdversarialConfig(weight=0.5 if judged else 0.0),
+        teacher=NOT_AT_HAND,
+        lpips_vgg=NOT_AT_HAND,
+        lpips_linear=NOT_AT_HAND,
     )
-    task, mesh = PlannedTask(experiment), sharding.make_mesh(experiment.mesh, devices)
-    layout = make_layout(task, experiment.optimizer, experiment.train.steps, mesh, sharding.make_rules())
-    return lower_step(task, layout, 0, task.batch_specs()[0]), num_parameters(layout.abstract.params)
+    return training_step(experiment, topology)
 
 
-def lower_use(arguments: argparse.Namespace, devices: list[jax.Device]) -> tuple[jax.stages.Lowered, int]:
-    """Encoding or decoding with the frozen tokenizer on all devices, and its number of parameters."""
+def plan_use(arguments: argparse.Namespace, topology: Topology) -> PlannedProgram:
+    """Encoding or decoding with the frozen tokenizer on all devices."""
     config, size = make_config(arguments), (arguments.level, arguments.level)
-    mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
+    mesh = sharding.make_mesh(sharding.MeshConfig(), topology.devices)
     everywhere, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh, sharding.make_rules())
     tokenizer, schedule = VisionTokenizer(config), config.family.schedule(size)
 
@@ -121,33 +91,37 @@ def lower_use(arguments: argparse.Namespace, devices: list[jax.Device]) -> tuple
     }
     function, batch = inputs[arguments.what]
     init = jax.eval_shape(lambda: tokenizer.init(jax.random.key(0), jnp.zeros((1, *size, 3)), train=False))
-    variables = meta.unbox(init)
-    program = jax.jit(function, in_shardings=(everywhere, rows), out_shardings=rows)
-    return program.lower(variables, batch), num_parameters(variables["params"])
+    variables, batch = placed(meta.unbox(init), everywhere), placed(batch, rows)
+    traced = jax.jit(function, out_shardings=rows).trace(variables, batch)
+    flops = traced_flops(traced.jaxpr)
+    return PlannedProgram(
+        name=arguments.what,
+        lowered=traced.lower(),
+        flops=flops,
+        params=num_parameters(variables["params"]),
+        tokens=arguments.batch * schedule.num_tokens,
+        model_flops=sum(flops),
+        argument_bytes=local_bytes((variables, batch)),
+        mesh=dict(mesh.shape),
+    )
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Compiles and reads the bytes of one chip; a program that does not fit gives the compiler's message instead."""
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=arguments.topology)
-    devices = list(topology.devices)
-    limit = int(LIMITS[arguments.topology.split(":")[0]] * 2**30)
-    lowered, parameters = (lower_training if arguments.what == "train" else lower_use)(arguments, devices)
-    result = {"chips": len(devices), "parameters": parameters, "limit_bytes": limit}
-    begin = time.perf_counter()
-    try:
-        compiled = lowered.compile(compiler_options={"exec_time_optimization_effort": arguments.effort})
-        memory = compiled.memory_analysis()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return {**result, "fits": False, "compiler_says": str(error)[:600]}
+    """Compiles and reads the bytes of one chip; of a program that does not fit those that the compiler told."""
+    jax.config.update("jax_platforms", "cpu")
+    topology = open_topology(arguments.topology)
+    program = (plan_training if arguments.what == "train" else plan_use)(arguments, topology)
+    compiled = compile_program(program, topology, arguments.effort)
+    memory, limit = compiled.memory, topology.hbm_limit
     return {
-        **result,
-        "fits": memory.peak_memory_in_bytes <= limit,
-        "argument_bytes": memory.argument_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": memory.peak_memory_in_bytes,
-        "compile_seconds": round(time.perf_counter() - begin, 1),
+        "chips": topology.chips,
+        "parameters": program.params,
+        "limit_bytes": limit,
+        "fits": compiled.compiled is not None and memory.peak <= limit,
+        "argument_bytes": memory.arguments,
+        "temporary_bytes": memory.temporaries,
+        "peak_bytes": memory.peak,
+        "compile_seconds": round(compiled.seconds, 1),
     }
 
 
