@@ -29,8 +29,8 @@ Result (jax 0.10.2, Python 3.11, Linux):
     hosts      26, 25, 28 and 41 steps, the same on each host; all of 120 batches are those that one process reads.
                Plain: 3544 documents read of 3544 planned, 1.27 epochs of 2786; at the end of every window each had been
                read as often as any other, or once more
-    training   stopped after steps 10, 22 and 27 by 1, 2 and 4 processes: 40 steps, losses at most 2.6e-7 from those of one
-               process (the shards of a smoke quickstart stood in for those of the extract part)
+    training   stopped after steps 10, 22 and 27 by 1, 2 and 4 processes: 40 steps, losses at most 2.6e-7 from those of
+               one process (the shards of a smoke quickstart stood in for those of the extract part)
 """
 
 import argparse
