@@ -9,7 +9,6 @@ names the target's shapes and shardings, so a checkpoint moves freely between me
 
 import contextlib
 import dataclasses
-import logging
 import os
 import pathlib
 import shutil
@@ -29,6 +28,7 @@ from nextflow_jax.training.checkpoint_config import NEWEST_ALONE, CheckpointConf
 from nextflow_jax.training.checkpoint_files import require_whole, write_checksums
 from nextflow_jax.training.checkpoint_tree import check_tree
 from nextflow_jax.training.optimizer import merge_params
+from nextflow_jax.training.quiet_failures import quiet_failures
 from nextflow_jax.training.state import TrainState, leaves_by_name
 
 FORMAT_VERSION = 1
@@ -36,6 +36,7 @@ FOLDER = "checkpoints"
 DAMAGED_FOLDER = "checkpoints.damaged"
 
 _POLL_SECONDS = 0.1
+_REMOVALS = 20
 _FOREVER = 10**9
 
 
@@ -95,17 +96,21 @@ class Checkpoints:
         )
         self._summing: threading.Thread | None = None
         self._finished = threading.Event()
+        self._quiet = contextlib.ExitStack()
 
     def __enter__(self) -> "Checkpoints":
-        logging.getLogger("absl").addFilter(_is_news)
+        self._quiet.enter_context(quiet_failures())
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
-            self._manager.close()
-            self._join_summing()
+            # Once something is wrong, that a save failed too is no news.
+            with contextlib.suppress(Exception) if error else contextlib.nullcontext():
+                self._manager.close()
         finally:
-            logging.getLogger("absl").removeFilter(_is_news)
+            self._join_summing()
+            self._remove_unfinished()
+            self._quiet.__exit__(kind, error, trace)
 
     @property
     def latest(self) -> int | None:
@@ -148,9 +153,7 @@ class Checkpoints:
 
     def give_up(self) -> None:
         """After a save that failed: removes what it wrote, which may be what fills the disk, and forgets it."""
-        if jax.process_index() == 0:
-            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+        self._remove_unfinished()
         self._manager.reload()
 
     def check(self, step: int, abstract: TrainState) -> Any:
@@ -190,6 +193,19 @@ class Checkpoints:
         taken = {name: state.recent.get(name, zero) for name, zero in zeros.items()}
         state = state.replace(recent=jax.device_put(taken, everywhere))
         return state, Position(**restored["data"])
+
+    def _remove_unfinished(self) -> None:
+        """No other process can finish what the first one does not wait for.
+
+        Writes that a failed save left behind make their folders anew, until they have failed too.
+        """
+        for _ in range(_REMOVALS if jax.process_index() == 0 else 0):
+            unfinished = list(self._folder.glob("*.orbax-checkpoint-tmp*"))
+            if not unfinished:
+                break
+            for folder in unfinished:
+                shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(_POLL_SECONDS)
 
     def _write_checksums(self, step: int) -> None:
         """In a thread: waits for the step to be complete, then sums up this process's share of its files."""
@@ -275,11 +291,6 @@ def put_aside(workdir: str | os.PathLike, step: int) -> pathlib.Path:
 def step_folder(workdir: str | os.PathLike, step: int) -> pathlib.Path:
     """Where a checkpoint is."""
     return _folder(workdir) / str(step)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Not what Orbax logs of a save that fails, a stack trace for every thread: the error itself is raised."""
-    return not (record.levelno == logging.ERROR and "orbax" in record.pathname)
 
 
 def _preservation(keep: int, settings: CheckpointConfig) -> checkpoint_managers.AnyPreservationPolicy:

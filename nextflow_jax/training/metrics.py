@@ -7,8 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
-
+from nextflow_jax.training.tensorboard import BoardFile
 from nextflow_jax.training.wandb_run import WandbRun
 
 METRICS_FILE = "metrics.jsonl"
@@ -60,9 +59,7 @@ class MetricsFiles:
         path = workdir / METRICS_FILE
         _drop_lines_after(path, step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = None
-        if tensorboard:
-            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._board = BoardFile(workdir, step) if tensorboard else None
         self._wandb = WandbRun(workdir, wandb) if wandb else None
 
     def write(self, record: Mapping[str, float | int]) -> None:
@@ -71,9 +68,8 @@ class MetricsFiles:
         self._file.write(json.dumps(clean) + "\n")
         self._file.flush()
         if self._board:
-            for name, value in clean.items():
-                if name not in ("step", "time") and value is not None:
-                    self._board.add_scalar(name, value, record["step"])
+            shown = {name: value for name, value in clean.items() if name not in ("step", "time")}
+            self._board.write(record["step"], {name: value for name, value in shown.items() if value is not None})
         if self._wandb:
             self._wandb.write(clean)
 
