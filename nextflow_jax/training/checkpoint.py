@@ -15,6 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -76,6 +77,7 @@ class Checkpoints:
       config: the resolved configuration, JSON-ready.
       fingerprints: `Task.describe()`.
       settings: which others stay, and how long writing may take.
+      more: what else the meta says.
     """
 
     def __init__(
@@ -85,9 +87,10 @@ class Checkpoints:
         config: Mapping[str, Any],
         fingerprints: Mapping[str, str],
         settings: CheckpointConfig = NEWEST_ALONE,
+        more: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._folder = _folder(workdir)
-        self.meta = {"format": FORMAT_VERSION, "config": config, "fingerprints": dict(fingerprints)}
+        self.meta = {"format": FORMAT_VERSION, "config": config, "fingerprints": dict(fingerprints), **more}
         self._manager = _open(
             self._folder,
             preservation_policy=_preservation(keep, settings),
@@ -322,8 +325,21 @@ def _folder(workdir: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(workdir).absolute() / FOLDER
 
 
+def split_path(path: str | os.PathLike) -> tuple[pathlib.Path, int | None]:
+    """(the run's folder, the step or None) of such a folder, of the `checkpoints` in it, or of one of these."""
+    absolute = pathlib.Path(path).absolute()
+    if absolute.name == FOLDER and checkpoint_steps(absolute.parent):
+        return absolute.parent, None
+    if absolute.name.isdigit() and absolute.parent.name == FOLDER:
+        return absolute.parent.parent, int(absolute.name)
+    return pathlib.Path(path), None
+
+
 def _require_step(folder: pathlib.Path, step: int | None) -> int:
     steps = checkpoint_steps(folder.parent)
+    run = split_path(folder.parent)[0]
+    if not steps and run != folder.parent:
+        raise UserError(f"{folder.parent} is inside of a run's folder; give that: {run}")
     if not steps:
         raise UserError(f"{folder.parent} has no checkpoints; train there first (python -m nextflow_jax.train)")
     if step is None:

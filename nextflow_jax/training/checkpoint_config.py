@@ -20,7 +20,8 @@ class CheckpointConfig:
     keep_best: int = 0
     """So many with the best `metric` stay, too."""
     metric: str = "loss"
-    """Name of a logged metric (metrics.jsonl), as it was in the last record before the checkpoint."""
+    """Name of a metric that the steps report (metrics.jsonl; speeds are none), as it was in the last record before the
+    checkpoint."""
     best: str = "lowest"
     """Which values of `metric` are: "lowest" or "highest"."""
     local: str = ""

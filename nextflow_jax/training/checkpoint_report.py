@@ -11,13 +11,14 @@ import numpy as np
 
 from nextflow_jax import command
 from nextflow_jax.errors import UserError
-from nextflow_jax.training.averaging import average_checkpoints
+from nextflow_jax.training.averaging import AVERAGED, average_checkpoints
 from nextflow_jax.training.checkpoint import (
     Checkpoints,
     Position,
     checkpoint_steps,
     read_meta,
     saved_arrays,
+    split_path,
     step_folder,
 )
 from nextflow_jax.training.checkpoint_files import damage, is_checked, size_text, tree_bytes
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("workdir", type=command.folder, metavar="WORKDIR", help="the run's folder")
+    parser.add_argument(
+        "workdir", type=command.folder, metavar="WORKDIR", help="the run's folder, or one of its checkpoints"
+    )
     parser.add_argument("--step", type=int, help="which checkpoint; the newest when not given")
     parser.add_argument("--arrays", action="store_true", help="every array: name, dtype, shape, bytes")
     parser.add_argument("--show_config", action="store_true", help="the configuration it was saved with, as JSON")
@@ -52,16 +55,20 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(list(arguments))
     if (options.average is None) != (options.out is None):
         parser.error("--average and --out go together")
+    workdir, step = split_path(options.workdir)
+    if options.step is not None and step not in (None, options.step):
+        parser.error(f"--step {options.step}: {options.workdir} is of another step")
+    step = options.step if step is None else step
     if options.average is not None:
-        print(write_average(options.workdir, options.average, options.step, options.out))
+        print(write_average(workdir, options.average, step, options.out))
         return
-    meta = read_meta(options.workdir, options.step)
-    for line in [*list_checkpoints(options.workdir), "", *describe(options.workdir, meta, options.arrays)]:
+    meta = read_meta(workdir, step)
+    for line in [*list_checkpoints(workdir), "", *describe(workdir, meta, options.arrays)]:
         print(line)
     if options.show_config:
         print(json.dumps(meta["config"], indent=2))
     if options.verify:
-        _verify(options.workdir)
+        _verify(workdir)
 
 
 def list_checkpoints(workdir: str | pathlib.Path) -> Iterator[str]:
@@ -82,6 +89,8 @@ def describe(workdir: str | pathlib.Path, meta: dict[str, Any], arrays: bool) ->
     yield f"step {step}: {config['kind']} {config['name']!r}, format {meta['format']}"
     for name, value in sorted(meta["fingerprints"].items()):
         yield f"  {name}: {value}"
+    if AVERAGED in meta:
+        yield f"  the mean of steps {', '.join(map(str, meta[AVERAGED]))}"
     saved = saved_arrays(workdir, step)
     groups: dict[tuple[str, str], list[int]] = {}
     for name, leaf in saved.items():
@@ -103,7 +112,8 @@ def write_average(workdir: str | pathlib.Path, count: int, step: int | None, out
     mean = average_checkpoints(workdir, count, step)
     step = mean.meta["step"]
     state = TrainState(np.asarray(step, np.int32), mean.params, mean.variables, {}, {})
-    with Checkpoints(out, 1, mean.config, mean.meta["fingerprints"]) as checkpoints:
+    more = {AVERAGED: mean.meta[AVERAGED]} if AVERAGED in mean.meta else {}
+    with Checkpoints(out, 1, mean.config, mean.meta["fingerprints"], more=more) as checkpoints:
         checkpoints.save(step, state, Position(0))
         checkpoints.wait()
     return f"{out}: the mean of {count} checkpoints of {workdir} up to step {step}; it holds weights alone"

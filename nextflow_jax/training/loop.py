@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from nextflow_jax import sharding
 from nextflow_jax.config import to_plain_dict
 from nextflow_jax.errors import TransientError, UserError
-from nextflow_jax.training.checkpoint import Checkpoints, Position
+from nextflow_jax.training.checkpoint import Checkpoints, Position, checkpoint_steps
 from nextflow_jax.training.feed import Feed
 from nextflow_jax.training.goodput import Ledger
 from nextflow_jax.training.metrics import Window
@@ -285,21 +285,28 @@ def _roll_back(run: _Run, log: RunLog, end: Position) -> tuple[int, TrainState, 
     problem = f"the loss or its gradient {log.reason} at step {log.step} ({log.bad} in a row)"
     found = None
     with run.ledger.phase("restore"):
+        run.saver.wait()
         if end.rollbacks < most:
-            run.saver.wait()
             found = run.saver.newest(run.workdir)
         if found is None:
-            after = f" after {end.rollbacks} rollbacks" if end.rollbacks else ""
-            raise UserError(
-                f"{problem}{after}; the last checkpoint stays; lower config.optimizer.learning_rate, or raise "
-                "config.train.max_bad_steps or config.recovery.max_rollbacks"
-            )
+            raise UserError(f"{problem}{_no_way_back(run, end.rollbacks)}")
         run.progress.say(
             f"{problem}: back to the checkpoint of step {found.step}, and on with batch {end.batch} "
             f"(rollback {end.rollbacks + 1} of {most})"
         )
         state, saved = run.saver.restore(found, run.program.layout.abstract)
     return found.step, state, dataclasses.replace(saved, batch=end.batch, bad=0, rollbacks=end.rollbacks + 1)
+
+
+def _no_way_back(run: _Run, rollbacks: int) -> str:
+    """Why the run stops after so many rollbacks, what stays of it, and what may help."""
+    after = f" after {rollbacks} rollbacks" if rollbacks else ""
+    steps = checkpoint_steps(run.workdir)
+    advice = "lower config.optimizer.learning_rate, or raise config.train.max_bad_steps"
+    if steps:
+        return f"{after}; the checkpoint of step {steps[-1]} stays; {advice} or config.recovery.max_rollbacks"
+    earlier = ", or lower config.train.checkpoint_every" if rollbacks < run.experiment.recovery.max_rollbacks else ""
+    return f"{after}; the run's folder has no checkpoint yet to go back to; {advice}{earlier}"
 
 
 def _say_end(run: _Run, step: int, start: int, stopping: bool) -> None:

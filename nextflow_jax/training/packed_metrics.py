@@ -1,6 +1,7 @@
 """All metrics of a step as one array: fetching some hundred scalars one by one takes longer than the rest of a log."""
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -12,7 +13,8 @@ from nextflow_jax.training.task import Metrics
 class PackedMetrics:
     """(sum, weight) of every metric."""
 
-    values: Float[Array, "metrics 2"]
+    values: Float[Array, "metrics 2"] | jax.ShapeDtypeStruct
+    """The latter of a step that is not run yet."""
     names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     """Of the rows."""
 

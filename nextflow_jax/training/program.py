@@ -3,13 +3,16 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from nextflow_jax import sharding
+from nextflow_jax.config import nearest
+from nextflow_jax.errors import UserError
 from nextflow_jax.sharding_table import PlacedArray, placed_arrays, table_of, whole_on_every_device
+from nextflow_jax.training.checkpoint_config import CheckpointConfig
 from nextflow_jax.training.progress import Progress
 from nextflow_jax.training.settings import Experiment
 from nextflow_jax.training.state import StateLayout, make_layout, num_parameters
@@ -64,7 +67,11 @@ def lay_out(experiment: Experiment, task: Task, mesh: jax.sharding.Mesh) -> Stat
 def build_program(
     experiment: Experiment, task: Task, layout: StateLayout, workdir: pathlib.Path, progress: Progress
 ) -> Program:
-    """Compiles the steps; reports them and the layout of the state, the full table in `sharding.txt`."""
+    """Compiles the steps; reports them and the layout of the state, the full table in `sharding.txt`.
+
+    Raises:
+      UserError: the best checkpoints are to be known by a metric that no step reports.
+    """
     begin = time.perf_counter()
     train, mesh = experiment.train, layout.mesh
     norms_every = train.log_every if train.norms else 0
@@ -73,6 +80,7 @@ def build_program(
         compiled = compile_step(task, layout, experiment.seed, spec, train.accumulate, norms_every)
         model_flops = task.flops_per_step(layout.abstract.params, spec)
         steps[_shapes(spec)] = StepProgram(compiled, model_flops, task.tokens_per_step(spec))
+    _check_metric(experiment.checkpoint, {name for step in steps.values() for name in step.compiled.metrics})
     seconds = time.perf_counter() - begin
     arrays = placed_arrays(layout.abstract, layout.axes, layout.shardings)
     if jax.process_index() == 0:
@@ -83,6 +91,13 @@ def build_program(
     for line in (*_unsplit(arrays, mesh), *_describe(list(steps.values()), seconds)):
         progress.say(line)
     return Program(layout, steps)
+
+
+def _check_metric(settings: CheckpointConfig, known: Collection[str]) -> None:
+    if settings.keep_best and settings.metric not in known:
+        raise UserError(
+            f"config.checkpoint.metric = {settings.metric!r}: no step reports it; {nearest(settings.metric, [*known])}"
+        )
 
 
 def _unsplit(arrays: Sequence[PlacedArray], mesh: jax.sharding.Mesh) -> list[str]:

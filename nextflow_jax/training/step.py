@@ -46,6 +46,8 @@ class CompiledStep:
     loop (over layers, over parts of a batch) once."""
     memory: dict[str, int]
     """Bytes on one device: arguments, outputs, aliased (donated), temporaries."""
+    metrics: tuple[str, ...]
+    """Names of what it reports."""
 
 
 def make_train_step(
@@ -161,7 +163,8 @@ def compile_step(
     task: Task, layout: StateLayout, seed: int, spec: BatchSpec, accumulate: int = 1, norms_every: int = 0
 ) -> CompiledStep:
     """Compiles the step for one kind of batch; nothing is compiled inside the loop."""
-    compiled = lower_step(task, layout, seed, spec, accumulate, norms_every).compile()
+    lowered = lower_step(task, layout, seed, spec, accumulate, norms_every)
+    compiled, (_, metrics) = lowered.compile(), lowered.out_info
     memory = compiled.memory_analysis()
     cost = compiled.cost_analysis()
     return CompiledStep(
@@ -173,6 +176,7 @@ def compile_step(
             "aliased": memory.alias_size_in_bytes,
             "temporaries": memory.temp_size_in_bytes,
         },
+        metrics=metrics.names,
     )
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from nextflow_jax.errors import UserError
 from nextflow_jax.training import checkpoint_report
-from nextflow_jax.training.checkpoint import Checkpoints, Position, step_folder
+from nextflow_jax.training.averaging import average_checkpoints
+from nextflow_jax.training.checkpoint import Checkpoints, Position, restore_variables, step_folder
 from nextflow_jax.training.state import TrainState
 
 
@@ -40,3 +41,25 @@ def test_a_damaged_one_is_named(workdir):
     file.unlink()
     with pytest.raises(UserError, match=f"step 5: {file}: No such file"):
         checkpoint_report.main([str(workdir), "--verify"])
+
+
+def test_a_mean_says_of_what_and_is_exported_so(workdir, tmp_path, capsys):
+    out = tmp_path / "mean"
+    checkpoint_report.main([str(workdir), "--average", "2", "--out", str(out)])
+    capsys.readouterr()
+    checkpoint_report.main([str(out)])
+    assert "\n  the mean of steps 5, 10\n" in capsys.readouterr().out
+    assert average_checkpoints(out, 1).meta["averaged_steps"] == [5, 10]
+
+
+def test_folders_inside_of_the_run(workdir, capsys):
+    for folder, step in (("checkpoints", 10), ("checkpoints/5", 5), ("checkpoints/10/", 10)):
+        checkpoint_report.main([str(workdir / folder)])
+        assert f"\nstep {step}: decoder 'x'" in capsys.readouterr().out
+    with pytest.raises(UserError, match=f"{workdir} has no checkpoint of step 7; there are: 5, 10"):
+        checkpoint_report.main([str(workdir / "checkpoints" / "7")])
+    with pytest.raises(SystemExit):
+        checkpoint_report.main([str(workdir / "checkpoints" / "5"), "--step", "10"])
+    for folder in ("checkpoints", "checkpoints/5"):
+        with pytest.raises(UserError, match=f"{folder} is inside of a run's folder; give that: {workdir}$"):
+            restore_variables(workdir / folder)

@@ -94,13 +94,19 @@ def test_too_many_bad_steps_go_back_and_on_after_the_bad_batches(tmp_path, dies)
 def test_rollbacks_are_bounded_also_over_restarts(tmp_path):
     task, recovery = Poisoned(bad=(5, 9, 10)), RecoveryConfig(max_rollbacks=1)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"not finite at step 8 \(1 in a row\) after 1 rollbacks; the last"):
+        with pytest.raises(
+            UserError, match=r"not finite at step 8 \(1 in a row\) after 1 rollbacks; the checkpoint of step 4 stays"
+        ):
             run(tmp_path, task, recovery)
 
 
 def test_bad_steps_before_any_checkpoint_stop_the_run(tmp_path):
-    with pytest.raises(UserError, match=r"not finite at step 3 \(1 in a row\); the last checkpoint stays"):
+    none = r"not finite at step 3 \(1 in a row\); the run's folder has no checkpoint yet to go back to; lower"
+    with pytest.raises(UserError, match=f"{none} .*checkpoint_every") as error:
         run(tmp_path, Poisoned(bad=(2,)), RecoveryConfig(max_rollbacks=3))
+    assert "max_rollbacks" not in str(error.value)
+    with pytest.raises(UserError, match=f"{none} [^ ]*, or raise config.train.max_bad_steps$"):
+        run(tmp_path, Poisoned(bad=(2,)))
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(plain, tmp_path):
