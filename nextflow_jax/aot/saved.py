@@ -13,7 +13,11 @@ from nextflow_jax.errors import UserError
 
 
 def save_executable(path: pathlib.Path, compiled: jax.stages.Compiled) -> None:
-    """Writes an executable with all that `load_executable` needs: the trees of arguments and results, its devices."""
+    """Writes an executable with all that `load_executable` needs: the trees of arguments and results, its devices.
+
+    Of a program for a CPU it must have been compiled with the compile cache off (`compile_cache.switched_off`), as
+    `compile_program` does: what was itself read from a file cannot be loaded again.
+    """
     executable, in_tree, out_tree = serialize_executable.serialize(compiled)
     devices = {device.id for leaf in jax.tree.leaves(compiled.input_shardings) for device in leaf.device_set}
     saved = {
