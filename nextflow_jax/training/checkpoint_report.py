@@ -23,6 +23,7 @@ from nextflow_jax.training.checkpoint import (
 )
 from nextflow_jax.training.checkpoint_files import damage, is_checked, size_text, tree_bytes
 from nextflow_jax.training.metrics import read_metrics
+from nextflow_jax.training.saving import is_storage_error
 from nextflow_jax.training.state import TrainState
 
 DESCRIPTION = """\
@@ -105,7 +106,7 @@ def write_average(workdir: str | pathlib.Path, count: int, step: int | None, out
     """Writes the mean of checkpoints as a run with one checkpoint, which export and init_from read.
 
     Raises:
-      UserError: as `average_checkpoints`; or `out` is a run already.
+      UserError: as `average_checkpoints`; or `out` is a run already, or cannot be written.
     """
     if checkpoint_steps(out):
         raise UserError(f"--out {out}: has checkpoints already; choose another folder")
@@ -113,9 +114,14 @@ def write_average(workdir: str | pathlib.Path, count: int, step: int | None, out
     step = mean.meta["step"]
     state = TrainState(np.asarray(step, np.int32), mean.params, mean.variables, {}, {})
     more = {AVERAGED: mean.meta[AVERAGED]} if AVERAGED in mean.meta else {}
-    with Checkpoints(out, 1, mean.config, mean.meta["fingerprints"], more=more) as checkpoints:
-        checkpoints.save(step, state, Position(0))
-        checkpoints.wait()
+    try:
+        with Checkpoints(out, 1, mean.config, mean.meta["fingerprints"], more=more) as checkpoints:
+            checkpoints.save(step, state, Position(0))
+            checkpoints.wait()
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        raise UserError(f"--out {out}: cannot be written ({error}); make room, or choose another folder") from error
     return f"{out}: the mean of {count} checkpoints of {workdir} up to step {step}; it holds weights alone"
 
 

@@ -1,7 +1,6 @@
 """The training loop: build, restore, step, log, save. What is trained is the Task's matter, never the loop's."""
 
 import dataclasses
-import errno
 import functools
 import io
 import pathlib
@@ -33,10 +32,8 @@ from nextflow_jax.training.state import TrainState, abstract_variables, init_sta
 from nextflow_jax.training.task import Task
 from nextflow_jax.training.warm_start import INIT_FROM, WarmStart
 from nextflow_jax.training.watchdog import Watchdog
-from nextflow_jax.training.workdir import check_resume, require_space, save_config
+from nextflow_jax.training.workdir import DISK_ERRORS, check_resume, require_space, save_config
 from nextflow_jax.training.workdir_lock import only_job
-
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE)
 
 
 def train(
@@ -69,7 +66,7 @@ def train(
         with only_job(workdir):
             return _train(experiment, task, workdir, devices, stream, ledger or Ledger(workdir))
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        if error.errno not in DISK_ERRORS:
             raise
         where = error.filename or workdir
         raise TransientError(

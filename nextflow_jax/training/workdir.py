@@ -23,6 +23,8 @@ CONFIG_FILE = "config.json"
 ABSENT = "absent"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk, or of somebody's share of it, that is full."""
+DISK_ERRORS = (*FULL, errno.EROFS, errno.ESTALE)
+"""Those of a disk under a run that wrote to it before."""
 
 _PROBE_BYTES = 4096
 
@@ -32,14 +34,14 @@ def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
 
     Raises:
       UserError: it is a URL, or cannot be created or written.
-      TransientError: the disk is full under a run that has a checkpoint.
+      TransientError: the disk is full, or away, under a run that has a checkpoint.
     """
     require_folder("--workdir", workdir)
     folder = pathlib.Path(workdir).absolute()
     try:
         probe(folder)
     except OSError as error:
-        if error.errno in FULL and checkpoint_steps(folder):
+        if error.errno in DISK_ERRORS and checkpoint_steps(folder):
             raise TransientError(
                 f"--workdir {workdir}: {error.strerror}; the last checkpoint stays; make room, and start again"
             ) from error

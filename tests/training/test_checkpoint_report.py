@@ -63,3 +63,9 @@ def test_folders_inside_of_the_run(workdir, capsys):
     for folder in ("checkpoints", "checkpoints/5"):
         with pytest.raises(UserError, match=f"{folder} is inside of a run's folder; give that: {workdir}$"):
             restore_variables(workdir / folder)
+
+
+def test_a_mean_that_cannot_be_written(workdir, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="--out .*file/mean: cannot be written .*choose another folder"):
+        checkpoint_report.main([str(workdir), "--average", "1", "--out", str(tmp_path / "file" / "mean")])
