@@ -34,6 +34,9 @@ STAGES = ("install", "contrastive", "tokenizer", "extract", "decoder", "export",
 SECONDS = "seconds"
 """Folder of the stage times."""
 
+COMPARISON = pathlib.Path("report")
+"""Where a comparison goes when nothing is said: it belongs to none of its runs."""
+
 
 def main(arguments: Sequence[str]) -> None:
     """Writes the page and prints the table of results."""
@@ -41,11 +44,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m nextflow_jax.report", description=__doc__.partition("\n\n")[2])
     parser.add_argument("run", nargs="+", metavar="RUN_DIR", type=pathlib.Path, help="folder of a run")
     parser.add_argument(
-        "--out", metavar="DIR", type=pathlib.Path, help="folder of the page; RUN_DIR/report when there is one RUN_DIR"
+        "--out",
+        metavar="DIR",
+        type=pathlib.Path,
+        help=f"folder of the page (default: RUN_DIR/report; of a comparison: ./{COMPARISON})",
     )
     options = parser.parse_args(arguments)
     if len(options.run) > 1:
-        _compare(options.run, options.out)
+        _compare(options.run, options.out or COMPARISON)
         return
     run = options.run[0]
     if not any((run / name).is_file() for name in (METRICS_FILE, CONFIG_FILE)):
@@ -89,9 +95,7 @@ def write_report(run: pathlib.Path, seconds: Mapping[str, float], out: pathlib.P
     return path
 
 
-def _compare(runs: Sequence[pathlib.Path], out: pathlib.Path | None) -> None:
-    if out is None:
-        raise UserError(f"{len(runs)} runs to compare: say where the page goes with --out DIR")
+def _compare(runs: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     print(f"comparison: {comparison.write_comparison(runs, out)}")
 
 

@@ -1,3 +1,4 @@
+import pathlib
 import re
 
 import pytest
@@ -49,10 +50,15 @@ def test_names_are_the_shortest_that_differ(tmp_path):
         name_runs([folders[0], folders[0]])
 
 
+def test_a_comparison_goes_where_it_is_asked_for_when_nothing_else_is_said(tmp_path, monkeypatch):
+    runs = [str(make_run(tmp_path / name)) for name in "ab"]
+    monkeypatch.chdir(tmp_path)
+    report.main(runs)
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("index.html")] == [pathlib.Path("report/index.html")]
+
+
 def test_mistakes_are_one_clear_message(tmp_path):
     one, bare = make_run(tmp_path / "a"), tmp_path / "b"
     bare.mkdir()
-    with pytest.raises(UserError, match="say where the page goes with --out"):
-        report.main([str(one), str(bare)])
     with pytest.raises(UserError, match="nor a tokenizer evaluation there.*nextflow_jax.evaluate"):
         report.main([str(one), str(bare), "--out", str(tmp_path / "page")])
