@@ -16,7 +16,7 @@ from nextflow_jax.folders import URL_FIX, url_rule
 OVERRIDE_PREFIX = "--config."
 
 
-STATUSES = "0 done, 1 bad input or configuration, 2 usage"
+STATUSES = "0 done, 1 bad input or configuration, 2 usage, 130 interrupted by Ctrl-C"
 
 
 def command_parser(name: str, description: str, example: str, statuses: str = STATUSES) -> argparse.ArgumentParser:

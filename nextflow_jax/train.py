@@ -13,6 +13,7 @@ from nextflow_jax.training.checkpoint import checkpoint_steps
 from nextflow_jax.training.experiment import prepare_experiment
 from nextflow_jax.training.goodput import Ledger
 from nextflow_jax.training.loop import train
+from nextflow_jax.training.profile import ignore_signal
 from nextflow_jax.training.tasks import make_task
 from nextflow_jax.training.workdir import prepare_workdir
 
@@ -22,13 +23,19 @@ metrics.jsonl, tensorboard/, checkpoints/. Running the same command again contin
 SIGTERM and Ctrl-C save one first. $NEXTFLOW_JAX_CACHE is where compiled programs are kept (default: the user's cache
 folder; empty: nowhere)."""
 
+STATUSES = f"""{command.STATUSES} (saved),
+75 try again (another process is lost, a step hangs, the disk is full, the folder is in use). Stopped by SIGTERM: 0,
+with a checkpoint of the step at hand"""
+
 
 def main(arguments: Sequence[str]) -> None:
     """Checks everything, then trains; see --help."""
+    ignore_signal()
     parser = command.command_parser(
         "train",
         DESCRIPTION,
         example="--config experiments/openmoji/quickstart.py:contrastive --workdir runs/quickstart/contrastive",
+        statuses=STATUSES,
     )
     command.add_config_flag(parser)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder; made when it is not there")

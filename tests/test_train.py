@@ -1,5 +1,9 @@
 """The command: mistakes end in one line and status 1 before anything is compiled; finished runs say so."""
 
+import os
+import signal
+import sys
+
 import numpy as np
 import pytest
 
@@ -63,6 +67,28 @@ def test_a_finished_run_says_so_and_does_nothing(command, tmp_path):
         checkpoints.save(6, state, Position(6))
     status, out, _ = command("--workdir", str(workdir))
     assert status == 0 and "is already complete: step 6 of 6" in out
+
+
+def test_help_names_every_status_that_launchers_depend_on(command):
+    status, out, _ = command("--help")
+    told = out.partition("exit status: ")[2]
+    assert status == 0
+    for word in ("0 done", "1 bad input", "2 usage", "75 try again", "130 interrupted", "SIGTERM: 0"):
+        assert word in told
+
+
+@pytest.mark.usefixtures("quiet_usr1")
+def test_a_profile_asked_for_before_the_first_step_ends_nothing(command, monkeypatch):
+    monkeypatch.setattr(train, "load_experiment", lambda *_: os.kill(os.getpid(), signal.SIGUSR1) or sys.exit(9))
+    assert command("--workdir", "x")[0] == 9
+
+
+@pytest.fixture
+def quiet_usr1():
+    """Whatever a test does to SIGUSR1 is undone; by default the signal would end the tests, so it fails one of them."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: pytest.fail("SIGUSR1 would have ended the process"))
+    yield
+    signal.signal(signal.SIGUSR1, before)
 
 
 def test_usage(command):

@@ -1,7 +1,8 @@
 """Profiles of a few steps, by configuration or by signal, as xprof and TensorBoard read them; the run goes on.
 
-`kill -USR1 PID` writes one from the next step on, of that process alone. With xprof installed, `xprof --logdir
-WORKDIR/profile` shows it.
+`kill -USR1 PID` writes one from the next step on: of that process alone, or of all those that PID supervises
+(`nextflow_jax.supervise`, `launch/host.sh`). Before the first step and after the last it does nothing. With xprof
+installed, `xprof --logdir WORKDIR/profile` shows it.
 """
 
 import dataclasses
@@ -36,6 +37,13 @@ class ProfileConfig:
             yield Fault("length", self.length, "must be positive", "use at least 1")
         if any(step < 1 for step in self.steps):
             yield Fault("steps", self.steps, "steps are counted from 1", "use e.g. (10,)")
+
+
+def ignore_signal() -> None:
+    """Makes SIGUSR1 harmless until a `Profiler` listens: it would end a process that still joins its job or loads."""
+    # Only the main thread may set handlers.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 class Profiler:
