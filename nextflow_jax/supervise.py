@@ -14,13 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 from nextflow_jax.errors import NOT_CURED_BY_RESTART, UserError, run_entry_point
+from nextflow_jax.maintenance import POLL_SECONDS, Notices
 
 DESCRIPTION = """\
 Runs a command in PROCESSES processes of this machine that form one job (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
 JAX_PROCESS_ID are set; train --distributed reads them). When one dies, the others are stopped and all start again,
 from the last checkpoint. A status of 1, 2 or 3 (bad input, usage, does not fit) is not tried again. SIGTERM and Ctrl-C
-are passed on: the job saves and ends. With one process nothing is set: on a machine of a pod, it keeps that machine's
-part of the job alive. Lines of processes other than the first begin with their number."""
+are passed on: the job saves and ends; with --maintenance gce it does so, too, when Google gives notice that this
+machine will be taken away. SIGUSR1 is passed on: training writes a profile. With one process nothing is set: on a
+machine of a pod, it keeps that machine's part of the job alive. Lines of processes other than the first begin with
+their number."""
 
 EXAMPLE = (
     "--processes 4 --devices 2 -- python -m nextflow_jax.train --distributed "
@@ -36,8 +39,11 @@ def main(arguments: Sequence[str]) -> None:
     """Supervises; see --help. Exits with the status of the job."""
     options = _parse(arguments)
     stop = _Stop()
+    if options.maintenance:
+        _heed_notices(stop)
     restarts = 0
-    while True:
+    status = 0
+    while not stop.asked:
         began = time.monotonic()
         status = _run_once(options, stop)
         if status == 0 or stop.asked or status in NOT_CURED_BY_RESTART:
@@ -49,8 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         restarts += 1
         pause = min(options.pause * 2 ** (restarts - 1), _LONGEST_PAUSE_SECONDS)
         _say(f"{_ended(status)}; restart {restarts} of {options.max_restarts} in {pause:g} s")
-        if stop.wait(pause):
-            break
+        stop.wait(pause)
     sys.exit(128 - status if status < 0 else status)
 
 
@@ -83,13 +88,17 @@ def free_port() -> int:
 
 
 class _Stop:
-    """SIGTERM or Ctrl-C: remembered, and passed on to the processes that run."""
+    """Being asked to stop, by SIGTERM, Ctrl-C or a notice: remembered, and passed on to the processes that run.
+
+    SIGUSR1, which asks training for a profile, is passed on and nothing else.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self.children: list[subprocess.Popen] = []
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+            signal.signal(number, self.ask)
+        signal.signal(signal.SIGUSR1, self._ask_for_profile)
 
     def wait(self, seconds: float) -> bool:
         """Sleeps, at most until asked to stop; returns whether it was."""
@@ -98,10 +107,34 @@ class _Stop:
             time.sleep(_POLL_SECONDS)
         return self.asked
 
-    def _receive(self, *_: object) -> None:
+    def ask(self, *_: object) -> None:
+        """Makes the job save and end; also a signal's handler."""
         self.asked = True
         for child in self.children:
             child.send_signal(signal.SIGTERM)
+
+    def _ask_for_profile(self, *_: object) -> None:
+        for child in self.children:
+            child.send_signal(signal.SIGUSR1)
+
+
+def _heed_notices(stop: _Stop) -> None:
+    """Waits while a notice stands, then stops the job at the next one.
+
+    A job that was stopped by a notice is started again before its machine is taken: it would train into the cut.
+    """
+    notices = Notices(_say)
+    notice = notices.standing()
+    if notice:
+        _say(f"{notice}; the job is started when that is over")
+    while notice and not stop.wait(POLL_SECONDS):
+        notice = notices.standing()
+
+    def tell(notice: str) -> None:
+        _say(f"{notice}; the job saves and ends")
+        stop.ask()
+
+    notices.watch(tell)
 
 
 def _run_once(options: argparse.Namespace, stop: _Stop) -> int:
@@ -137,7 +170,7 @@ def _child(command: Sequence[str], variables: Mapping[str, str], process: int) -
         stdout=output,
         stderr=None if output is None else subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=_prepare,
     )
     reader = threading.Thread(target=_copy_lines, args=(child.stdout, process), daemon=True) if output else None
     if reader:
@@ -168,8 +201,13 @@ def _copy_lines(source: IO[bytes], process: int) -> None:
         sys.stderr.flush()
 
 
-def _die_with_parent() -> None:
-    """In the child: a supervisor that is killed leaves no job behind, to be met by the next one in the same folder."""
+def _prepare() -> None:
+    """In the child, before the command: what holds from its first moment on.
+
+    A supervisor that is killed leaves no job behind, to be met by the next one in the same folder. SIGUSR1, passed on
+    to a command that does not listen to it, or not yet, is nothing.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -187,7 +225,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=program,
         description=DESCRIPTION,
-        epilog=f"example: {program} {EXAMPLE}\n\nexit status: that of the job; 2 usage",
+        epilog=f"example: {program} {EXAMPLE}\n\nexit status: that of the job (128 + N: signal N ended it); 2 usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -210,6 +248,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--pause", type=float, default=1, metavar="S", help="before the first restart; doubles each time (default: 1)"
+    )
+    parser.add_argument(
+        "--maintenance",
+        choices=("gce",),
+        help="gce: heed the notices of maintenance and preemption on the metadata server of a Google Cloud VM",
     )
     parser.add_argument("command", nargs="+", help="after --, the command of every process")
     options = parser.parse_args(list(arguments))

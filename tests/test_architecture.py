@@ -14,7 +14,7 @@ ROOMS = {
         *("config", "errors", "folders", "scales", "vocabulary", "image_layout", "sequence", "resize", "text", "chat"),
         "sampling.settings",
     ),
-    "platform": ("sharding", "sharding_table", "compile_cache", "command", "distributed", "aot.chips"),
+    "platform": ("sharding", "sharding_table", "compile_cache", "command", "distributed", "maintenance", "aot.chips"),
     "models": ("models", "ops"),
     "vision": ("vision",),
     "convert": ("convert", "bundle"),

@@ -50,7 +50,7 @@ def test_what_a_restart_does_not_cure_is_not_tried_again(tmp_path, status):
 
 
 def test_sigterm_is_passed_on_and_the_job_ends_well(tmp_path):
-    program = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', file=sys.stderr)"
+    program = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); os.write(2, b'up\\n')"
     process = start(tmp_path / "record", ("--processes", "2"), program + "; time.sleep(100)")
     assert sorted(process.stderr.readline() for _ in range(2)) == ["[1] up\n", "up\n"]
     process.send_signal(signal.SIGTERM)
@@ -63,3 +63,15 @@ def test_a_single_process_gets_no_job(monkeypatch):
     assert job_environment(0, 1, 5, 0) == {}
     assert job_environment(0, 1, 5, 2)["XLA_FLAGS"] == "--xla_a=1 --xla_force_host_platform_device_count=2"
     assert job_environment(3, 4, 5, 0)["JAX_PROCESS_ID"] == "3"
+
+
+def test_a_profile_is_asked_of_those_that_listen_and_disturbs_no_others(tmp_path):
+    """Process 0 listens to SIGUSR1 and then ends the job well; process 1 never does, and lives."""
+    program = "import signal, time; number = os.environ['JAX_PROCESS_ID']; "
+    program += "number == '0' and signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0)); os.write(2, b'up\\n'); "
+    program += "time.sleep(100 if number == '0' else 3)"
+    process = start(tmp_path / "record", ("--processes", "2"), program)
+    assert sorted(process.stderr.readline() for _ in range(2)) == ["[1] up\n", "up\n"]
+    process.send_signal(signal.SIGUSR1)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0 and sorted((tmp_path / "record").read_text().split()) == ["0", "1"]
