@@ -12,6 +12,7 @@
 #                      command's --workdir. The status also goes to the log's name with .status
 #   --dry-run          print what would be done
 #
+# SIGTERM, Ctrl-C and SIGUSR1 (a profile of training, please) go on to the command.
 # A variable of flags that is set already is kept: ours go before it, and of one flag given twice the last counts.
 set -euo pipefail
 # shellcheck source=launch/shared.sh
@@ -20,7 +21,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
 platform="" log="" until_complete=0
 while (($#)); do
   case "$1" in
-    --log) log="${2:?--log needs a folder}"; shift ;;
+    --log) take "$@"; log="$value"; shift ;;
     --until-complete) until_complete=1 ;;
     --dry-run) dry_run=1 ;;
     -h | --help) show_help; exit 0 ;;
@@ -56,27 +57,33 @@ if ((dry_run)); then
   run "$@"
   exit
 fi
-if ((!until_complete)); then exec "$@"; fi
+# SIGUSR1 asks for a profile. It is nothing to a command that does not listen to it, or not yet: what is ignored stays
+# ignored in the programs that a process becomes.
+if ((!until_complete)); then
+  trap '' USR1
+  exec "$@"
+fi
 
-child=""
-asked=0
+child="" asked=0 signalled=0
 tell() {
-  asked=1
-  if [[ -n "$child" ]]; then kill -TERM "$child" 2>/dev/null || true; fi
+  signalled=1
+  if [[ -n "$child" ]]; then kill "-$1" "$child" 2>/dev/null || true; fi
 }
-trap tell TERM INT
-"$@" &
+trap 'asked=1; tell TERM' TERM INT
+trap 'tell USR1' USR1
+(
+  trap '' USR1
+  exec "$@"
+) &
 child=$!
-if ((asked)); then tell; fi
+if ((asked)); then tell TERM; fi
 status=0
-# A trapped signal ends `wait` early: the child got it, and is waited for again while it saves.
-wait "$child" || status=$?
-while kill -0 "$child" 2>/dev/null; do
-  status=0
-  wait "$child" || status=$?
-done
+wait_through "$child" || status=$?
 if ((status == 0)) && ! is_complete "$(workdir_of "$@")"; then
   say "stopped before the last step; the same command continues"
+  status=75
+elif ((asked && status > 3)); then
+  say "told to stop, and ended with status $status before it had saved; the same command continues"
   status=75
 fi
 if [[ -n "$file" ]]; then echo "$status" >"$file.status"; fi

@@ -21,11 +21,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
 processes=2 devices=4 platform=cpu log=() max_restarts=10
 while (($#)); do
   case "$1" in
-    --processes) processes="${2:?--processes needs a number}"; shift ;;
-    --devices) devices="${2:?--devices needs a number}"; shift ;;
-    --platform) platform="${2:?--platform needs a name}"; shift ;;
-    --log) log=(--log "${2:?--log needs a folder}"); shift ;;
-    --max-restarts) max_restarts="${2:?--max-restarts needs a number}"; shift ;;
+    --processes) take "$@"; processes="$value"; shift ;;
+    --devices) take "$@"; devices="$value"; shift ;;
+    --platform) take "$@"; platform="$value"; shift ;;
+    --log) take "$@"; log=(--log "$value"); shift ;;
+    --max-restarts) take "$@"; max_restarts="$value"; shift ;;
     --dry-run) dry_run=1 ;;
     -h | --help) show_help; exit 0 ;;
     --) shift; break ;;

@@ -55,6 +55,24 @@ usage() {
   exit 2
 }
 
+# take OPTION [VALUE] ...: sets `value` to the VALUE that goes with OPTION; wrong usage when there is none.
+take() {
+  [[ -n "${2:-}" && "$2" != --* ]] || usage "$1 needs a value"
+  # shellcheck disable=SC2034  # the caller reads it
+  value="$2"
+}
+
+# wait_through CHILD: its status, whatever signals are trapped meanwhile; their handlers set `signalled`.
+wait_through() {
+  local status
+  while true; do
+    status=0 signalled=0
+    # A trapped signal ends `wait` early; the child got it too, and is waited for again while it saves.
+    wait "$1" || status=$?
+    ((signalled)) || return "$status"
+  done
+}
+
 # workdir_of COMMAND...: its --workdir, empty when it has none.
 workdir_of() {
   while (($#)); do

@@ -38,14 +38,14 @@ action="" name="" type="" slices=1 runtime="" bucket="" worker=0
 place=() terms=()
 while (($#)); do
   case "$1" in
-    --name) name="${2:?--name needs a value}"; shift ;;
-    --zone) place+=(--zone "${2:?--zone needs a value}"); shift ;;
-    --project) place+=(--project "${2:?--project needs a value}"); shift ;;
-    --type) type="${2:?--type needs a value}"; shift ;;
-    --slices) slices="${2:?--slices needs a number}"; shift ;;
-    --runtime) runtime="${2:?--runtime needs a value}"; shift ;;
-    --bucket) bucket="${2:?--bucket needs a value}"; shift ;;
-    --worker) worker="${2:?--worker needs a number}"; shift ;;
+    --name) take "$@"; name="$value"; shift ;;
+    --zone) take "$@"; place+=(--zone "$value"); shift ;;
+    --project) take "$@"; place+=(--project "$value"); shift ;;
+    --type) take "$@"; type="$value"; shift ;;
+    --slices) take "$@"; slices="$value"; shift ;;
+    --runtime) take "$@"; runtime="$value"; shift ;;
+    --bucket) take "$@"; bucket="$value"; shift ;;
+    --worker) take "$@"; worker="$value"; shift ;;
     --spot) terms+=(--spot) ;;
     --reserved) terms+=(--reserved) ;;
     --dry-run) dry_run=1 ;;

@@ -39,18 +39,18 @@ image="" bucket="" account=default queue="" grace=600 max_restarts=100
 pool=() terms=()
 while (($#)); do
   case "$1" in
-    --name) name="${2:?--name needs a value}"; shift ;;
-    --platform) platform="${2:?--platform needs a value}"; shift ;;
-    --topology) topology="${2:?--topology needs a value}"; shift ;;
-    --slices) slices="${2:?--slices needs a number}"; shift ;;
-    --image) image="${2:?--image needs a value}"; shift ;;
-    --bucket) bucket="${2:?--bucket needs a value}"; shift ;;
-    --service-account) account="${2:?--service-account needs a value}"; shift ;;
-    --queue) queue="${2:?--queue needs a value}"; shift ;;
-    --grace) grace="${2:?--grace needs seconds}"; shift ;;
-    --max-restarts) max_restarts="${2:?--max-restarts needs a number}"; shift ;;
-    --cluster) pool+=(--cluster "${2:?--cluster needs a value}"); shift ;;
-    --zone) pool+=(--location "${2:?--zone needs a value}"); shift ;;
+    --name) take "$@"; name="$value"; shift ;;
+    --platform) take "$@"; platform="$value"; shift ;;
+    --topology) take "$@"; topology="$value"; shift ;;
+    --slices) take "$@"; slices="$value"; shift ;;
+    --image) take "$@"; image="$value"; shift ;;
+    --bucket) take "$@"; bucket="$value"; shift ;;
+    --service-account) take "$@"; account="$value"; shift ;;
+    --queue) take "$@"; queue="$value"; shift ;;
+    --grace) take "$@"; grace="$value"; shift ;;
+    --max-restarts) take "$@"; max_restarts="$value"; shift ;;
+    --cluster) take "$@"; pool+=(--cluster "$value"); shift ;;
+    --zone) take "$@"; pool+=(--location "$value"); shift ;;
     --spot) terms+=(--spot) ;;
     --dry-run) dry_run=1 ;;
     -h | --help) show_help; exit 0 ;;

@@ -21,16 +21,12 @@ if [[ "${SLURM_NTASKS_PER_NODE:-1}" == 1 ]]; then
 fi
 
 # --kill-on-bad-exit: when one process dies, the others are stopped. scancel signals the tasks, not this script.
-trap 'scancel --signal TERM "$SLURM_JOB_ID" || true' TERM
+signalled=0
+trap 'signalled=1; scancel --signal TERM "$SLURM_JOB_ID" || true' TERM
 srun --kill-on-bad-exit=1 bash "$launch/host.sh" gpu --log "$log" -- "$@" &
 child=$!
 status=0
-# A trapped signal ends `wait` early: the tasks are waited for again while they save.
-wait "$child" || status=$?
-while kill -0 "$child" 2>/dev/null; do
-  status=0
-  wait "$child" || status=$?
-done
+wait_through "$child" || status=$?
 
 restarts="${SLURM_RESTART_COUNT:-0}"
 if ((status == 0)) && is_complete "$(workdir_of "$@")"; then

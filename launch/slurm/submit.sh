@@ -29,14 +29,14 @@ nodes=1 gpus=8 task=gpu limit=24:00:00 save=600 name=nextflow log="" max_restart
 options=()
 while (($#)); do
   case "$1" in
-    --nodes) nodes="${2:?--nodes needs a number}"; shift ;;
-    --gpus) gpus="${2:?--gpus needs a number}"; shift ;;
-    --task) task="${2:?--task needs gpu or node}"; shift ;;
-    --time) limit="${2:?--time needs a limit}"; shift ;;
-    --save) save="${2:?--save needs seconds}"; shift ;;
-    --name) name="${2:?--name needs a value}"; shift ;;
-    --log) log="${2:?--log needs a folder}"; shift ;;
-    --max-restarts) max_restarts="${2:?--max-restarts needs a number}"; shift ;;
+    --nodes) take "$@"; nodes="$value"; shift ;;
+    --gpus) take "$@"; gpus="$value"; shift ;;
+    --task) take "$@"; task="$value"; shift ;;
+    --time) take "$@"; limit="$value"; shift ;;
+    --save) take "$@"; save="$value"; shift ;;
+    --name) take "$@"; name="$value"; shift ;;
+    --log) take "$@"; log="$value"; shift ;;
+    --max-restarts) take "$@"; max_restarts="$value"; shift ;;
     --dry-run) dry_run=1 ;;
     -h | --help) show_help; exit 0 ;;
     --)

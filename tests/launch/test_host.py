@@ -1,12 +1,13 @@
-import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
+HOST = ["bash", str(ROOT / "launch/host.sh"), "cpu"]
 SHOW = ["bash", "-c", 'echo "$XLA_FLAGS|$CUDA_DEVICE_MAX_CONNECTIONS"']
 
 
@@ -47,18 +48,50 @@ def test_a_command_without_a_workdir_is_done_when_it_ends(launch):
 def test_sigterm_is_passed_on_and_waited_for(tmp_path, trained):
     run, ready = trained(3), tmp_path / "ready"
     child = f"trap 'kill $!; touch {tmp_path}/saved; exit 0' TERM; sleep 20 >/dev/null 2>&1 & touch {ready}; wait"
-    command = ["bash", str(ROOT / "launch/host.sh"), "cpu", "--until-complete", "--", "bash", "-c", child]
-    process = subprocess.Popen([*command, "--workdir", str(run)], env=os.environ, stderr=subprocess.PIPE, text=True)
+    process = start_until_complete(child, run)
     assert wait_for(ready.exists)
     process.send_signal(signal.SIGTERM)
     assert "stopped before the last step" in process.communicate(timeout=10)[1]
     assert process.returncode == 75 and (tmp_path / "saved").exists()
 
 
+def test_a_job_that_could_not_save_when_told_to_stop_is_tried_again(tmp_path, trained):
+    child = f"trap 'kill $!; exit 137' TERM; sleep 20 >/dev/null 2>&1 & touch {tmp_path}/ready; wait"
+    process = start_until_complete(child, trained(3))
+    assert wait_for((tmp_path / "ready").exists)
+    process.send_signal(signal.SIGTERM)
+    assert "before it had saved" in process.communicate(timeout=10)[1]
+    assert process.returncode == 75
+
+
+def test_a_profile_is_asked_of_the_command_and_the_job_goes_on(tmp_path, trained):
+    listening = "import pathlib, signal; signal.signal(signal.SIGUSR1, lambda *_: exit(0)); "
+    listening += f"pathlib.Path({str(tmp_path / 'ready')!r}).touch(); signal.pause()"
+    command = [sys.executable, "-c", listening, "--workdir", str(trained(5))]
+    process = subprocess.Popen([*HOST, "--until-complete", "--", *command], stderr=subprocess.PIPE, text=True)
+    assert wait_for((tmp_path / "ready").exists)
+    process.send_signal(signal.SIGUSR1)
+    assert process.communicate(timeout=10)[1] == "" and process.returncode == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--until-complete"]])
+def test_a_profile_that_nobody_listens_for_ends_nothing(tmp_path, options):
+    """Nor does one that comes before the command is there."""
+    process = subprocess.Popen([*HOST, *options, "--", "bash", "-c", f"touch {tmp_path}/ready; sleep 0.5; exit 7"])
+    assert wait_for((tmp_path / "ready").exists)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=10) == 7
+
+
 @pytest.mark.parametrize("arguments", [["--", "true"], ["cpu"], ["cpu", "--fast", "--", "true"]])
 def test_wrong_usage_is_refused(launch, arguments):
     done = launch("host.sh", *arguments)
     assert done.returncode == 2 and "usage:" in done.stderr
+
+
+def start_until_complete(child, workdir):
+    command = [*HOST, "--until-complete", "--", "bash", "-c", child, "--workdir", str(workdir)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition):
