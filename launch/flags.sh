@@ -12,8 +12,11 @@
 # Sources. M: AI-Hypercomputer/maxtext at e591f30, benchmarks/xla_flags_library.py (what it does) and the scripts in
 # src/maxtext/configs/tpu/v5e and v5p, benchmarks/maxtext_trillium_model_configs.py (for which generation). N:
 # NVIDIA/JAX-Toolbox at bcbbfa5, docs/GPU_performance.md. J: https://docs.jax.dev/en/latest/gpu_performance_tips.html.
-# Left out on purpose: M's flags for host offload (we offload nothing), and SparseCore offload on TPU7x, where M says
-# that it is the default.
+# Left out on purpose: SparseCore offload on TPU7x, where M says that it is the default, and M's HOST_OFFLOAD_FLAGS. M
+# adds those to jobs that offload activations, as ours does with model.remat=offload (pretrain_256 on v5e:16x16), and not
+# by generation: among them are all experimental features of the scheduler and its memory limit at 100%, which would
+# move every job of the platform. The offloading step compiles and fits without them (experiments/nextflow/compiled);
+# what they gain nobody has measured here. To try them, set LIBTPU_INIT_ARGS: it comes after ours.
 set -euo pipefail
 
 table() {

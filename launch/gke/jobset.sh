@@ -12,6 +12,9 @@
 #   --slices N             slices (default: 1); the configuration says --config.mesh.slice=N
 #   --image IMAGE          made from launch/gke/Dockerfile
 #   --bucket NAME          mounted in every pod as /bucket: --workdir and shards must be seen by all hosts
+#   --local DIR            of every node, mounted as /local: --config.checkpoint.local=/local/checkpoints then outlives
+#                          the pods; a disk of the node, e.g. /mnt/stateful_partition or /mnt/disks/ssd0 (local SSD)
+#   --secret NAME          Kubernetes secret whose keys are variables of COMMAND, e.g. WANDB_API_KEY
 #   --service-account NAME Kubernetes account that may use the bucket (default: default)
 #   --queue NAME           Kueue's LocalQueue, where the cluster has one
 #   --grace SECONDS        between SIGTERM and SIGKILL (default: 600); must cover a step and a checkpoint, at most 3600.
@@ -24,7 +27,11 @@
 #     python -m nextflow_jax.train --distributed --config experiments/nextflow/decoder.py:pretrain_256 \
 #     --workdir /bucket/pretrain_256 --config.pipeline.shards=/bucket/shards_256
 #
-# The cluster needs the JobSet controller (https://jobset.sigs.k8s.io) and, for --bucket, the Cloud Storage FUSE driver.
+# The cluster needs the JobSet controller (https://jobset.sigs.k8s.io) and, for --bucket, the Cloud Storage FUSE driver
+# of GKE 1.33.3-gke.1226000 or later, Standard mode: the first that serves pods on the host's network, as these are
+# (https://github.com/GoogleCloudPlatform/gcs-fuse-csi-driver, docs/releases.md and docs/authentication.md).
+# Compiled programs are kept in the bucket, else in --local: a JobSet that starts again does not compile again. In the
+# bucket all pods find them; in --local only the first does, because only process 0 writes them.
 # GKE tells every pod its place in the slice and the slices one another's addresses (TPU_WORKER_ID,
 # TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads; nothing secret is kept here. Never run on a cluster: tests read
 # the manifest and check its structure.
@@ -35,7 +42,7 @@ source "$launch/shared.sh"
 
 chips_per_host=4
 action="" name="" platform="" topology="" slices=1
-image="" bucket="" account=default queue="" grace=600 max_restarts=100
+image="" bucket="" local="" secret="" account=default queue="" grace=600 max_restarts=100
 pool=() terms=()
 while (($#)); do
   case "$1" in
@@ -45,6 +52,8 @@ while (($#)); do
     --slices) take "$@"; slices="$value"; shift ;;
     --image) take "$@"; image="$value"; shift ;;
     --bucket) take "$@"; bucket="$value"; shift ;;
+    --local) take "$@"; local="$value"; shift ;;
+    --secret) take "$@"; secret="$value"; shift ;;
     --service-account) take "$@"; account="$value"; shift ;;
     --queue) take "$@"; queue="$value"; shift ;;
     --grace) take "$@"; grace="$value"; shift ;;
@@ -175,6 +184,9 @@ END
                 - name: train
                   image: $image
                   command: $(yaml_strings bash launch/host.sh "$platform" --until-complete -- "${command[@]}")
+END
+  environment
+  cat <<END
                   securityContext:
                     privileged: true
                   resources:
@@ -183,18 +195,65 @@ END
                     limits:
                       google.com/tpu: $chips_per_host
 END
+  volumes
+}
+
+# environment: of the container: where compiled programs are kept, and the secret's variables.
+environment() {
+  local cache=""
+  if [[ -n "$local" ]]; then cache=/local/compile_cache; fi
+  if [[ -n "$bucket" ]]; then cache=/bucket/compile_cache; fi
+  if [[ -n "$cache" ]]; then
+    cat <<END
+                  env:
+                    - name: NEXTFLOW_JAX_CACHE
+                      value: $cache
+END
+  fi
+  if [[ -n "$secret" ]]; then
+    cat <<END
+                  envFrom:
+                    - secretRef:
+                        name: $secret
+END
+  fi
+}
+
+# volumes: those of the container, then those of the pod.
+volumes() {
+  if [[ -z "$bucket$local" ]]; then return; fi
+  echo "                  volumeMounts:"
   if [[ -n "$bucket" ]]; then
     cat <<END
-                  volumeMounts:
                     - name: bucket
                       mountPath: /bucket
-              volumes:
+END
+  fi
+  if [[ -n "$local" ]]; then
+    cat <<END
+                    - name: local
+                      mountPath: /local
+END
+  fi
+  echo "              volumes:"
+  if [[ -n "$bucket" ]]; then
+    cat <<END
                 - name: bucket
                   csi:
                     driver: gcsfuse.csi.storage.gke.io
                     volumeAttributes:
                       bucketName: $bucket
                       mountOptions: implicit-dirs
+                      # The pod's own account on the host's network, not the node's.
+                      hostNetworkPodKSA: "true"
+END
+  fi
+  if [[ -n "$local" ]]; then
+    cat <<END
+                - name: local
+                  hostPath:
+                    path: $local
+                    type: DirectoryOrCreate
 END
   fi
 }
@@ -203,6 +262,7 @@ start() {
   read_platform
   ((${#command[@]})) || usage "COMMAND is missing; it goes after --"
   [[ -n "$image" ]] || usage "--image is missing"
+  [[ "${local:-/}" == /* ]] || usage "--local $local: must be a folder of the nodes, from the root"
   ((grace > 0 && grace <= 3600)) || usage "--grace $grace: GKE allows 1 to 3600 seconds"
   run_with "$(manifest)" kubectl apply -f -
 }

@@ -93,8 +93,33 @@ def test_bucket_queue_and_account_are_asked_for(dry):
     assert jobset["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "q"} and pod["serviceAccountName"] == "s"
     assert spec["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
     (volume,), (mount,) = pod["volumes"], pod["containers"][0]["volumeMounts"]
-    assert volume["csi"]["volumeAttributes"]["bucketName"] == "b"
+    attributes = volume["csi"]["volumeAttributes"]
+    # Without the second the driver refuses pods on the host's network.
+    assert attributes["bucketName"] == "b" and pod["hostNetwork"] and attributes["hostNetworkPodKSA"] == "true"
     assert mount == {"name": volume["name"], "mountPath": "/bucket"}
+
+
+def test_a_restart_finds_local_checkpoints_and_compiled_programs(dry):
+    _, _, pod = slice_job(manifest(dry, "--local", "/mnt/disks/ssd0"))
+    (volume,), (container,) = pod["volumes"], pod["containers"]
+    assert volume["hostPath"] == {"path": "/mnt/disks/ssd0", "type": "DirectoryOrCreate"}
+    assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/local"}]
+    assert container["env"] == [{"name": "NEXTFLOW_JAX_CACHE", "value": "/local/compile_cache"}]
+
+
+def test_all_pods_find_what_the_first_has_compiled(dry):
+    _, _, pod = slice_job(manifest(dry, "--local", "/mnt/disks/ssd0", "--bucket", "b"))
+    (container,) = pod["containers"]
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/bucket", "/local"]
+    assert [volume["name"] for volume in pod["volumes"]] == [mount["name"] for mount in container["volumeMounts"]]
+    assert container["env"] == [{"name": "NEXTFLOW_JAX_CACHE", "value": "/bucket/compile_cache"}]
+
+
+def test_a_secret_is_named_and_nothing_is_kept_unasked(dry):
+    (container,) = slice_job(manifest(dry, "--secret", "wandb"))[2]["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "wandb"}}]
+    pod = slice_job(manifest(dry))[2]
+    assert not {"env", "envFrom", "volumeMounts"} & set(pod["containers"][0]) and "volumes" not in pod
 
 
 def test_a_node_pool_for_every_slice(dry):
@@ -128,6 +153,8 @@ def test_the_manifest_is_applied(launch, stand_in, calls, tmp_path):
         (["--platform", "v9", "--topology", "4x4"], "must be v5e, v5p, v6e or tpu7x"),
         (["--platform", "v6e", "--topology", "4x4", "--grace", "4000"], "GKE allows 1 to 3600"),
         (["--platform", "v6e", "--topology", "4x4", "--name", "A_b"], "must be lower-case"),
+        (["--platform", "v6e", "--topology", "4x4", "--local", "ssd"], "must be a folder of the nodes"),
+        (["--topology"], "--topology needs a value"),
     ],
 )
 def test_wrong_usage_is_refused(launch, options, said):
@@ -137,4 +164,17 @@ def test_wrong_usage_is_refused(launch, options, said):
 
 def test_the_image_has_what_the_pods_call():
     text = (ROOT / "launch/gke/Dockerfile").read_text()
-    assert "--constraint launch/constraints.txt '.[tpu," in text and "COPY . ." in text
+    assert "ARG EXTRAS=tpu,remote,hf\n" in text and "COPY . ." in text
+    assert '--constraint launch/constraints.txt ".[$EXTRAS]"' in text
+
+
+def test_the_image_has_no_data_environment_or_history():
+    left_out = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {".git", ".venv", "runs", "data"} <= set(left_out)
+    # Patterns begin at the root: `data` is not nextflow_jax/data, `**/data` would be.
+    assert "**/data" not in left_out
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
+    assert not [name for name in ignored if not {name, f"**/{name}"} & set(left_out)]
+    assert not [
+        name for name in left_out if name in ("nextflow_jax", "experiments", "launch", "setup.cfg", "README.md")
+    ]

@@ -1,6 +1,9 @@
+import re
+
 import pytest
 
 PLACE = ["--name", "nf", "--zone", "us-east5-a"]
+ONE = [*PLACE, "--slices", "1"]
 TRAIN = ["--", "python", "-m", "nextflow_jax.train", "--workdir", "../bucket/a run"]
 GCLOUD = "gcloud compute tpus"
 HOSTS = "--zone us-east5-a --worker=all --batch-size=all"
@@ -31,14 +34,30 @@ def test_setup_copies_the_commit_to_every_slice_and_installs(dry):
 
 
 def test_every_host_starts_the_command_with_flags_and_supervisor(dry):
-    (line,) = dry("tpu_pod.sh", "start", *PLACE, "--type", "v6e-16", "--dry-run", *TRAIN)
+    (line,) = dry("tpu_pod.sh", "start", *ONE, "--type", "v6e-16", "--dry-run", *TRAIN)
     assert line.startswith(f"{GCLOUD} tpu-vm ssh nf {HOSTS}")
-    assert "launch/host.sh v6e --log logs --until-complete -- .venv/bin/python -m nextflow_jax.supervise --" in line
+    assert "launch/host.sh v6e --log logs --until-complete -- .venv/bin/python -m nextflow_jax.supervise" in line
+    assert "nextflow_jax.supervise --maintenance gce -- python" in line
     assert "'\\''../bucket/a run'\\''" in line  # quoted once for this shell and once for the host's
+    assert "NEXTFLOW_JAX_CACHE" not in line and "WANDB" not in line
+
+
+def test_compiled_programs_are_kept_where_all_hosts_find_them(dry):
+    options = ["--type", "v6e-16", "--bucket", "b", "--dry-run"]
+    (line,) = dry("tpu_pod.sh", "start", *ONE, *options, *TRAIN)
+    assert "else export NEXTFLOW_JAX_CACHE=~/bucket/compile_cache; setsid nohup" in line
+
+
+def test_weights_and_biases_is_installed_and_its_key_fetched_by_the_host(dry):
+    options = ["--type", "v6e-16", "--extras", "tpu,wandb", "--wandb-secret", "key", "--dry-run"]
+    assert "EXTRAS=tpu,wandb bash launch/setup.sh" in dry("tpu_pod.sh", "setup", *ONE, *options)[-1]
+    (line,) = dry("tpu_pod.sh", "start", *ONE, *options, *TRAIN)
+    fetched = 'WANDB_API_KEY="$(gcloud secrets versions access latest --secret=key)" || exit 1; export WANDB_API_KEY; '
+    assert f"else {fetched}setsid nohup" in line
 
 
 def test_the_other_actions(dry):
-    arguments = [*PLACE, "--type", "v5p-8", "--dry-run"]
+    arguments = [*ONE, "--type", "v5p-8", "--dry-run"]
     assert dry("tpu_pod.sh", "delete", *arguments) == [
         f"{GCLOUD} queued-resources delete nf --zone us-east5-a --force --quiet"
     ]
@@ -49,6 +68,24 @@ def test_the_other_actions(dry):
     assert dry("tpu_pod.sh", "restart", *arguments, *TRAIN) == [*stop, *start]
     assert "kill -TERM $(cat job.pid 2>/dev/null)" in stop[0]
     assert "--worker=3 --command 'tail" in dry("tpu_pod.sh", "logs", *arguments, "--worker", "3")[0]
+    (profile,) = dry("tpu_pod.sh", "profile", *arguments, "--worker", "3")
+    assert profile.endswith("--worker=3 --command 'kill -USR1 $(cat nextflow_jax/job.pid)'")
+
+
+@pytest.mark.parametrize("action", ["stop", "status", "logs", "profile", "setup", "start"])
+def test_an_action_finds_the_slices_of_the_request(launch, stand_in, calls, action):
+    folder = stand_in("gcloud", 'case "$*" in *"tpu-vm list"*) echo nf-1; echo nf-0 ;; esac')
+    stand_in("git")
+    done = launch("tpu_pod.sh", action, *PLACE, "--type", "v5p-8", *TRAIN, stand_ins=folder)
+    assert done.returncode == 0, done.stderr
+    asked = [re.search(r"tpu-vm (?:ssh|scp /\S+) (nf\S*?):? ", call) for call in calls()]
+    assert {match[1] for match in asked if match} == {"nf-0", *(() if action in ("logs", "profile") else ("nf-1",))}
+    assert any("tpu-vm list --zone us-east5-a --filter queuedResource ~ /nf$" in call for call in calls())
+
+
+def test_a_request_without_slices_is_said(launch, stand_in):
+    done = launch("tpu_pod.sh", "stop", *PLACE, stand_ins=stand_in("gcloud"))
+    assert done.returncode == 1 and "found no slices of queued resource nf" in done.stderr
 
 
 @pytest.fixture
@@ -59,7 +96,7 @@ def keep(launch, stand_in, calls, tmp_path):
         (tmp_path / "states").write_text("\n".join(states) + "\n")
         (tmp_path / "statuses").write_text("\n".join(statuses) + "\n")
         take = f"take() {{ head -n 1 {tmp_path}/$1; sed -i 1d {tmp_path}/$1; }}\n"
-        answers = 'case "$*" in *describe*) take states ;; *status*) take statuses ;; esac'
+        answers = 'case "$*" in *describe*) take states ;; *status*) take statuses | tr " " "\\n" ;; esac'
         stand_in("sleep")
         stand_in("git")
         folder = stand_in("gcloud", take + answers)
@@ -86,8 +123,16 @@ def test_keep_goes_on_with_a_job_that_runs(keep):
     assert done.returncode == 0 and actions == []
 
 
-def test_keep_ends_when_the_job_has_failed(keep):
-    done, actions = keep(["", "ACTIVE", "ACTIVE"], ["", "1"])
+def test_keep_starts_what_maintenance_has_stopped_on_any_host(keep):
+    """One comes back with nothing running; all save and end at a notice; one is quicker than another; all complete."""
+    done, actions = keep(["ACTIVE"] * 6, ["running running", "running gone", "75 75", "running 75", "0 0"])
+    assert done.returncode == 0, done.stderr
+    assert actions == ["copy", "start"] * 3
+
+
+@pytest.mark.parametrize("statuses", ["1", "running 1", "75 1 0"])
+def test_keep_ends_when_the_job_has_failed(keep, statuses):
+    done, actions = keep(["", "ACTIVE", "ACTIVE"], ["", statuses])
     assert done.returncode == 1 and "the job has failed" in done.stderr
     assert actions == ["create", "copy", "start"]
 
@@ -107,6 +152,8 @@ def test_wait_ends_when_the_request_has_failed(launch, stand_in):
         (["create", *PLACE, "--type", "tpu7x-8"], "must be v5litepod-N, v5p-N or v6e-N"),
         (["start", *PLACE, "--type", "v5p-8"], "COMMAND is missing"),
         (["fly", *PLACE], "unknown action fly"),
+        (["start", "--name"], "--name needs a value"),
+        (["start", "--name", "--zone", "z"], "--name needs a value"),
     ],
 )
 def test_wrong_usage_is_refused(launch, arguments, said):
