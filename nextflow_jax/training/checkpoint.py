@@ -99,13 +99,12 @@ class Checkpoints:
         )
         self._summing: threading.Thread | None = None
         self._finished = threading.Event()
-        self._quiet = contextlib.ExitStack()
 
     def __enter__(self) -> "Checkpoints":
-        self._quiet.enter_context(quiet_failures())
+        quiet_failures()
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, _: Any, error: BaseException | None, trace: Any) -> None:
         try:
             # Once something is wrong, that a save failed too is no news.
             with contextlib.suppress(Exception) if error else contextlib.nullcontext():
@@ -113,7 +112,6 @@ class Checkpoints:
         finally:
             self._join_summing()
             self._remove_unfinished()
-            self._quiet.__exit__(kind, error, trace)
 
     @property
     def latest(self) -> int | None:
