@@ -104,7 +104,7 @@ class Checkpoints:
         quiet_failures()
         return self
 
-    def __exit__(self, _: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         try:
             # Once something is wrong, that a save failed too is no news.
             with contextlib.suppress(Exception) if error else contextlib.nullcontext():
