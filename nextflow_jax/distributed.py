@@ -21,6 +21,9 @@ _BACKSTOP = 2
 _BEATS = 5
 """Signs of life that a process gives in the time after which it would be taken for lost."""
 
+_LAST_SECONDS = 3.0
+"""Process 0 stays so much longer than its error."""
+
 _ALIVE = "nextflow_jax/alive/"
 _LEFT = "left"
 
@@ -77,7 +80,11 @@ def joined(config: DistributedConfig) -> Iterator[None]:
         with _Heartbeat(config.heartbeat_seconds):
             yield
     except BaseException as error:  # noqa: BLE001  (reported, and nothing runs after it)
-        os._exit(report(_explained(error)))
+        status = report(_explained(error))
+        if jax.process_index() == 0 and jax.process_count() > 1:
+            # It takes the others along, which may be about to say what they found themselves.
+            time.sleep(_LAST_SECONDS)
+        os._exit(status)
 
 
 class Peers:
