@@ -65,8 +65,10 @@ def test_a_job_that_could_not_save_when_told_to_stop_is_tried_again(tmp_path, tr
 
 
 def test_a_profile_is_asked_of_the_command_and_the_job_goes_on(tmp_path, trained):
-    listening = "import pathlib, signal; signal.signal(signal.SIGUSR1, lambda *_: exit(0)); "
-    listening += f"pathlib.Path({str(tmp_path / 'ready')!r}).touch(); signal.pause()"
+    listening = "import pathlib, signal, time; signal.signal(signal.SIGUSR1, lambda *_: exit(0)); "
+    listening += f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
+    # A pause could begin just after the signal, and would then last.
+    listening += "while True: time.sleep(0.05)"
     command = [sys.executable, "-c", listening, "--workdir", str(trained(5))]
     process = subprocess.Popen([*HOST, "--until-complete", "--", *command], stderr=subprocess.PIPE, text=True)
     assert wait_for((tmp_path / "ready").exists)
