@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.sweep:
         sweep(experiment, topology, list(arguments), options.sweep_seconds, _print_line)
         return
-    dump, save = (pathlib.Path(name) if name else None for name in (options.dump, options.save))
+    dump, save = options.dump, options.save
     _require_writable(dump, save)
     begin = time.perf_counter()
     program = plan(options.program, experiment, options.tokenizer, topology)
@@ -173,8 +173,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE[:VARIANT]|DIR",
         help="extract, sample: the vision tokenizer: its experiment, a run's folder, or a bundle",
     )
-    parser.add_argument("--dump", metavar="DIR", help="write there, as text, the program and where the state lies")
-    parser.add_argument("--save", metavar="FILE", help="write the compiled executable")
+    folder = command.folder
+    parser.add_argument("--dump", metavar="DIR", type=folder, help="write there the program and where the state lies")
+    parser.add_argument("--save", metavar="FILE", type=folder, help="write the compiled executable")
     parser.add_argument(
         "--effort",
         type=float,

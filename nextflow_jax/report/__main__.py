@@ -18,6 +18,7 @@ from typing import Any
 
 from nextflow_jax.errors import UserError, run_entry_point
 from nextflow_jax.evals.outcome import METRICS_FILE, update_metrics
+from nextflow_jax.folders import require_folder
 from nextflow_jax.report import (
     comparison,
     goodput_section,
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str]) -> None:
         help=f"folder of the page (default: RUN_DIR/report; of a comparison: ./{COMPARISON})",
     )
     options = parser.parse_args(arguments)
+    if options.out:
+        require_folder("--out", options.out)
     if len(options.run) > 1:
         _compare(options.run, options.out or COMPARISON)
         return
