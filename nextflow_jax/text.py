@@ -55,7 +55,6 @@ class TextTokenizer(Protocol):
     def fingerprint(self) -> str:
         """SHA-256 of the file: equal fingerprints, equal tokenizers."""
 
-    @property
     def pieces(self) -> list[str]:
         """The token of each id; "" of those that a file leaves out."""
 
@@ -108,7 +107,6 @@ class SentencePieceTokenizer:
         """SHA-256 of the model."""
         return hashlib.sha256(self._model).hexdigest()
 
-    @property
     def pieces(self) -> list[str]:
         """The token of each id."""
         return [self._processor.id_to_piece(index) for index in range(self.size)]
@@ -164,7 +162,6 @@ class HuggingFaceTokenizer:
         """SHA-256 of the file."""
         return hashlib.sha256(self._model).hexdigest()
 
-    @property
     def pieces(self) -> list[str]:
         """The token of each id; "" of those that the file leaves out."""
         return [self._tokenizer.id_to_token(index) or "" for index in range(self.size)]

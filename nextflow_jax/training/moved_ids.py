@@ -54,7 +54,7 @@ def check_same_beginning(theirs: TextTokenizer, ours: TextTokenizer, source: pat
     Raises:
       UserError: names the first id that differs.
     """
-    for index, (there, here) in enumerate(zip(theirs.pieces, ours.pieces)):
+    for index, (there, here) in enumerate(zip(theirs.pieces(), ours.pieces())):
         if there != here:
             raise UserError(
                 f"config.init_from.grow: text id {index} is {there!r} in {source} and {here!r} in the shards; a grown "

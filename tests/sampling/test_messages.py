@@ -30,6 +30,9 @@ class Tokenizer:
     def decode(self, ids):
         return "".join(map(chr, ids)).replace("\uf8ff", "<end>")
 
+    def pieces(self):
+        raise NotImplementedError
+
     def save(self, path):
         raise NotImplementedError
 
