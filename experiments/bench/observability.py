@@ -17,8 +17,8 @@ against "off": 0.07 +- 0.22% by the wall clock, 0.09 +- 0.18% by core seconds. A
 the 200 steps between two, and takes 0.43 core seconds, 0.68%. So both together stay within 1%.
 
 On busy cores, before the metrics of a step came as one array (packed_metrics.py): 2.5 +- 0.5% by core seconds (95
-rounds); after it 1.1 +- 0.5% (96 rounds). Norms once in 20 steps cost 0.0 +- 0.1%, activations in every step -1.2 +- 0.7%
-(80 rounds), which is none. A record of 120 metrics takes 3.5 ms, nearly all of it TensorBoard's, once in 20 steps.
+rounds); after it 1.1 +- 0.5% (96 rounds). Norms once in 20 steps cost 0.0 +- 0.1%, activations in every step -1.2 +-
+0.7% (80 rounds), which is none. A record of 120 metrics takes 3.5 ms, nearly all of it TensorBoard's, once in 20 steps.
 """
 
 import argparse
