@@ -16,12 +16,13 @@ from nextflow_jax.aot.advice import Situation, advise
 from nextflow_jax.aot.compiling import CompiledProgram, compile_program
 from nextflow_jax.aot.programs import PlannedProgram, leaner_policies, training_step
 from nextflow_jax.aot.result import describe, read_program
-from nextflow_jax.aot.saved import require_writable, save_executable, writing
+from nextflow_jax.aot.saved import save_executable
 from nextflow_jax.aot.sweep import sweep
 from nextflow_jax.aot.topology import Topology, open_topology
 from nextflow_jax.aot.use import extraction_step, sampling_step
 from nextflow_jax.config import load_experiment
 from nextflow_jax.errors import DoesNotFit, UserError, run_entry_point
+from nextflow_jax.folders import probe, writing
 from nextflow_jax.sharding_table import table_of
 from nextflow_jax.training.experiment import DecoderExperiment, build_experiment
 from nextflow_jax.training.program import SHARDING_FILE
@@ -126,11 +127,13 @@ def _what_to_change(
 def _require_writable(dump: pathlib.Path | None, save: pathlib.Path | None) -> None:
     """Refuses, before minutes of compiling, what cannot be written after them."""
     if dump:
-        require_writable("--dump", dump)
+        with writing("--dump", dump):
+            probe(dump)
     if save and save.is_dir():
         raise UserError(f"--save {save}: is a folder; name a file")
     if save:
-        require_writable("--save", save.parent)
+        with writing("--save", save.parent):
+            probe(save.parent)
 
 
 def _write_plan(folder: pathlib.Path, program: PlannedProgram) -> None:

@@ -1,10 +1,8 @@
 """Compiled executables as files: written where a program is compiled, loaded where its devices are."""
 
-import contextlib
 import pathlib
 import pickle
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 from jax.experimental import serialize_executable
@@ -64,27 +62,3 @@ def load_executable(path: pathlib.Path, devices: Sequence[jax.Device] | None = N
     return serialize_executable.deserialize_and_load(
         executable, in_tree, out_tree, backend=devices[0].client, execution_devices=devices
     )
-
-
-def require_writable(flag: str, folder: pathlib.Path) -> None:
-    """Makes a folder and tries to write there.
-
-    Args:
-      flag: that names it, for the message.
-      folder: where files will be written.
-
-    Raises:
-      UserError: it cannot be made or written.
-    """
-    with writing(flag, folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-
-
-@contextlib.contextmanager
-def writing(flag: str, path: pathlib.Path) -> Iterator[None]:
-    """Within, what the disk refuses is a UserError that names the flag and the path."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{flag}: {path} cannot be written ({error.strerror}); choose another path") from error

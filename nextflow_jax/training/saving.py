@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from nextflow_jax.errors import TransientError, UserError
+from nextflow_jax.folders import probe
 from nextflow_jax.sharding import StateRules
 from nextflow_jax.training.checkpoint import (
     Checkpoints,
@@ -30,7 +31,7 @@ from nextflow_jax.training.checkpoint_local import LocalTier
 from nextflow_jax.training.settings import TrainConfig
 from nextflow_jax.training.state import TrainState
 from nextflow_jax.training.watchdog import Watchdog
-from nextflow_jax.training.workdir import FULL, probe
+from nextflow_jax.training.workdir import FULL
 
 RUN_FILE = "run_id"
 

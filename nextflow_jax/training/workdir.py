@@ -1,6 +1,5 @@
 """A run's folder: that it can be written, config.json, and whether a checkpoint in it may be continued."""
 
-import contextlib
 import errno
 import json
 import math
@@ -14,7 +13,7 @@ import jax
 
 from nextflow_jax.config import from_config_dict, to_plain_dict
 from nextflow_jax.errors import TransientError, UserError
-from nextflow_jax.folders import require_folder
+from nextflow_jax.folders import probe, require_folder
 from nextflow_jax.training.checkpoint import checkpoint_steps
 from nextflow_jax.training.checkpoint_files import size_text
 from nextflow_jax.training.settings import Experiment
@@ -25,8 +24,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk, or of somebody's share of it, that is full."""
 DISK_ERRORS = (*FULL, errno.EROFS, errno.ESTALE)
 """Those of a disk under a run that wrote to it before."""
-
-_PROBE_BYTES = 4096
 
 
 def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
@@ -47,21 +44,6 @@ def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
             ) from error
         raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); choose another folder") from error
     return folder
-
-
-def probe(folder: pathlib.Path) -> None:
-    """Creates a folder and writes a file in it, which goes again; raises the OSError that says why it cannot."""
-    file_name = folder / f".write_test_{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with file_name.open("wb") as file:
-            # An empty file can be made on a full disk.
-            file.write(bytes(_PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        with contextlib.suppress(OSError):
-            file_name.unlink()
 
 
 def require_space(workdir: pathlib.Path, abstract: Any, resumed: bool = False) -> None:
